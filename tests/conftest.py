@@ -1,0 +1,44 @@
+"""What every test may ask for."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(os.environ.get("NVER_SHARED", Path(__file__).resolve().parents[2] / "shared"))
+
+
+def _folder(name: str) -> Path:
+    folder = SHARED / name
+    if not folder.is_dir():
+        pytest.skip(f"needs {name}/ of the shared folder beside the checkout (or $NVER_SHARED)")
+    return folder
+
+
+@pytest.fixture
+def nver_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return an empty NVER_HOME of this test's own."""
+    folder = tmp_path / "nver_home"
+    monkeypatch.setenv("NVER_HOME", str(folder))
+    monkeypatch.delenv("NVER_WEIGHTS", raising=False)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Return the folder of real clips, or skip."""
+    return _folder("data")
+
+
+@pytest.fixture(scope="session")
+def shared_weights() -> Path:
+    """Return the folder of small real checkpoints, or skip."""
+    return _folder("weights")
+
+
+@pytest.fixture(scope="session")
+def shared_parity() -> Path:
+    """Return the folder of reference inputs and outputs, or skip."""
+    return _folder("parity")
