@@ -1,0 +1,338 @@
+"""What a corpus is: labelled clips, the speakers, and a card that says where they come from.
+
+A reader turns a folder in a published layout into a `Corpus`. Nothing is decoded here: only names and
+small tables are read. Three rules hold for every reader:
+
+- a file that looks like sound is a clip, or is refused with a reason; it is never dropped in silence;
+- a name that does not say its label beyond doubt is refused, so that no clip is mislabelled;
+- identities (speaker, session, fold) are text, so that leading zeros survive.
+
+Files and folders whose name starts with a dot are ignored: macOS leaves ``._x.wav`` and ``.DS_Store``.
+"""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from nver.errors import CorpusError
+from nver.registry import nearest
+
+if TYPE_CHECKING:
+    import pandas
+
+Fact = str | float | int | None
+
+SOUND_SUFFIXES = frozenset(
+    ".wav .flac .mp3 .ogg .oga .opus .m4a .aac .mp4 .webm .aif .aiff .caf .au .wma .3gp".split()
+)
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One labelled sound file.
+
+    Parameters
+    ----------
+    path : Path
+        Where it lies.
+    file : str
+        Its path relative to the corpus root, with ``/``: the clip's id within the corpus.
+    emotion : str
+        Its label.
+    speaker : str or None
+        Who is heard; None where nobody knows.
+    facts : mapping of str to str, float, int or None
+        Whatever else the corpus says: intensity, sex, age, human scores, a manifest's columns.
+    """
+
+    path: Path
+    file: str
+    emotion: str
+    speaker: str | None = None
+    facts: Mapping[str, Fact] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A file, or a manifest's row, that is no clip of the corpus, and why."""
+
+    file: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class CorpusCard:
+    """The facts of a corpus, as published.
+
+    Parameters
+    ----------
+    name : str
+        The key in the table.
+    title, summary : str
+        The corpus's own name; one sentence on what is heard.
+    licence : str
+        Of the recordings, with its version; where sources disagree, all of them.
+    citation : str
+        The reference to cite.
+    url : str
+        Where to get it.
+    clips, speakers : int or None
+        Published counts of the default subset; None where nobody published them.
+    labels : tuple of str
+        In the corpus's own order.
+    rate : int or None
+        Sampling rate in Hz; None where files differ or nobody says.
+    synthetic : bool
+        True where no person was recorded.
+    non_commercial : bool
+        True where the licence, or one of the licences claimed for it, excludes commercial use.
+    warning : str
+        What a reader of the scores must know; "" if nothing.
+    subsets : tuple of str
+        Parts that may be asked for; the first is the default.
+    layout : str
+        The paths that are expected under the root.
+    """
+
+    name: str
+    title: str
+    summary: str
+    licence: str
+    citation: str
+    url: str
+    clips: int | None
+    speakers: int | None
+    labels: tuple[str, ...]
+    rate: int | None
+    synthetic: bool = False
+    non_commercial: bool = False
+    warning: str = ""
+    subsets: tuple[str, ...] = ("all",)
+    layout: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the card as plain JSON values."""
+        return asdict(self) | {"labels": list(self.labels), "subsets": list(self.subsets)}
+
+    def choose(self, subset: str | None) -> str:
+        """Return `subset`, or the default one for None.
+
+        Raises
+        ------
+        CorpusError
+            If the corpus has no such subset.
+        """
+        if subset is None:
+            return self.subsets[0]
+        if subset not in self.subsets:
+            guess = nearest(subset, self.subsets)
+            hint = f"Did you mean '{guess}'? " if guess else ""
+            raise CorpusError(
+                f"Corpus '{self.name}' has no subset '{subset}'. {hint}"
+                f"Known: {', '.join(self.subsets)}."
+            )
+        return subset
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Labelled clips under one root.
+
+    Parameters
+    ----------
+    card : CorpusCard
+        Where they come from.
+    root : Path
+        The folder that every clip's ``file`` is relative to.
+    clips : tuple of Clip
+        Sorted by ``file``, or in the manifest's order.
+    labels : tuple of str
+        The labels that occur, in the card's order.
+    refused : tuple of Refusal
+        Sound files or rows that are no clips, with reasons.
+    subset : str
+        Which part of the corpus this is.
+    notes : tuple of str
+        What the reader decided and a person should know.
+    """
+
+    card: CorpusCard
+    root: Path
+    clips: tuple[Clip, ...]
+    labels: tuple[str, ...]
+    refused: tuple[Refusal, ...] = ()
+    subset: str = "all"
+    notes: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The corpus's name."""
+        return self.card.name
+
+    @property
+    def speakers(self) -> tuple[str, ...]:
+        """The known speakers, sorted as text."""
+        return tuple(sorted({clip.speaker for clip in self.clips if clip.speaker is not None}))
+
+    def describe(self) -> dict[str, Any]:
+        """Return counts and provenance as plain JSON values.
+
+        Keys: name, title, subset, root, clips, labels (label -> clips), speakers,
+        clips_without_speaker, refused, refusals (reason -> files), notes, licence, non_commercial,
+        synthetic, warning, citation, url.
+        """
+        counts = Counter(clip.emotion for clip in self.clips)
+        card = self.card
+        return {
+            "name": card.name,
+            "title": card.title,
+            "subset": self.subset,
+            "root": str(self.root),
+            "clips": len(self.clips),
+            "labels": {label: counts[label] for label in self.labels},
+            "speakers": len(self.speakers),
+            "clips_without_speaker": sum(clip.speaker is None for clip in self.clips),
+            "refused": len(self.refused),
+            "refusals": dict(Counter(refusal.reason for refusal in self.refused)),
+            "notes": list(self.notes),
+            "licence": card.licence,
+            "non_commercial": card.non_commercial,
+            "synthetic": card.synthetic,
+            "warning": card.warning,
+            "citation": card.citation,
+            "url": card.url,
+        }
+
+    def to_frame(self) -> pandas.DataFrame:
+        """Return one row per clip: file, label, speaker, then every fact that any clip has."""
+        import pandas as pd
+
+        own = ("file", "label", "speaker")
+        rows = [
+            {"file": clip.file, "label": clip.emotion, "speaker": clip.speaker}
+            | {name: value for name, value in clip.facts.items() if name not in own}
+            for clip in self.clips
+        ]
+        return pd.DataFrame(rows)
+
+
+class CorpusReader(ABC):
+    """Reads one published layout; a table entry is a subclass without constructor arguments."""
+
+    @property
+    @abstractmethod
+    def card(self) -> CorpusCard:
+        """The facts of the corpus."""
+
+    @abstractmethod
+    def read(self, root: Path, subset: str | None = None) -> Corpus:
+        """Return the corpus that lies under `root`.
+
+        Raises
+        ------
+        CorpusError
+            If the subset is unknown, or no clip of it lies under `root`.
+        """
+
+
+Parsed = Clip | Refusal | None
+"""What a reader says of one sound file; None: it belongs to another subset."""
+
+
+def sound_files(root: Path) -> Iterator[PurePosixPath]:
+    """Yield the sound files under `root`, relative to it, sorted within each folder.
+
+    Links to folders are followed, each real folder once. Names that start with a dot are skipped.
+    """
+    seen: set[tuple[int, int]] = set()
+    for folder, folders, files in os.walk(root, followlinks=True):
+        status = Path(folder).stat()
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        relative = PurePosixPath(Path(folder).relative_to(root).as_posix())
+        for name in sorted(files):
+            if not name.startswith(".") and Path(name).suffix.lower() in SOUND_SUFFIXES:
+                yield relative / name
+
+
+def gather(
+    card: CorpusCard,
+    root: Path,
+    subset: str,
+    parse: Callable[[PurePosixPath], Parsed],
+    notes: Sequence[str] = (),
+) -> Corpus:
+    """Return the corpus of all sound files under `root` that `parse` takes for clips.
+
+    Two clips of one file name (an archive unpacked twice) are one clip: the second is refused.
+
+    Raises
+    ------
+    CorpusError
+        If `root` is no folder, or no clip lies under it; the message gives the expected layout.
+    """
+    if not root.is_dir():
+        raise absent(card, root)
+    clips: list[Clip] = []
+    refused: list[Refusal] = []
+    first: dict[str, str] = {}
+    for file in sound_files(root):
+        parsed = parse(file) if printable(str(file)) else unprintable(file)
+        if isinstance(parsed, Clip):
+            earlier = first.setdefault(file.name, parsed.file)
+            if earlier != parsed.file:
+                parsed = Refusal(parsed.file, f"has the same name as {earlier}")
+        if isinstance(parsed, Clip):
+            clips.append(parsed)
+        elif isinstance(parsed, Refusal):
+            refused.append(parsed)
+    if not clips:
+        raise _empty(card, root, subset, refused)
+    present = {clip.emotion for clip in clips}
+    labels = tuple(label for label in card.labels if label in present)
+    return Corpus(card, root, tuple(clips), labels, tuple(refused), subset, tuple(notes))
+
+
+def printable(text: str) -> bool:
+    """Return whether `text` can be written as UTF-8: a file name from a disk need not be."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def unprintable(file: PurePosixPath) -> Refusal:
+    """Return the refusal of a file whose name is not UTF-8."""
+    return Refusal(ascii(str(file))[1:-1], "its name is not valid UTF-8: rename it")
+
+
+def absent(card: CorpusCard, root: Path) -> CorpusError:
+    """Return the error for a corpus that is not on this machine: where to get it, under which terms."""
+    return CorpusError(
+        f"{card.title} is not at {root}. Get it from {card.url} (licence: {card.licence}), "
+        f"unpack it, and pass its folder with --root (root= in Python). "
+        f"Expected below it: {card.layout}."
+    )
+
+
+def _empty(card: CorpusCard, root: Path, subset: str, refused: Sequence[Refusal]) -> CorpusError:
+    seen = "no sound files lie there"
+    if refused:
+        example = refused[0]
+        seen = (
+            f"{len(refused)} sound files were refused, the first: {example.file}: {example.reason}"
+        )
+    return CorpusError(
+        f"No clip of {card.title} (subset '{subset}') under {root}: {seen}. "
+        f"Expected: {card.layout}."
+    )
