@@ -1,0 +1,66 @@
+# The commands of CONTRIBUTING are these; CI runs them too.
+#
+#   make demo    create the environment, install, run the main job on the embedded corpus
+#   make test    create the environment, install, run the whole default suite
+#
+# On a machine without PyTorch the CPU or CUDA build that pip finds is taken. To choose another build,
+# or an index of your own, pass pip's options:  make demo PIP_ARGS="--index-url ..."
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP_ARGS ?=
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt $(PIP_ARGS)
+OUT ?= runs/demo
+
+.PHONY: all demo test test-all check format docs bench clean
+
+all: check test docs
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+	  || { echo "nver needs Python 3.10 or newer; '$(PYTHON)' is older. Try: make PYTHON=python3.11 ..."; exit 1; }
+	@$(PYTHON) -m venv $(VENV) \
+	  || { rm -rf $(VENV); echo "Python's venv module is missing. On Debian: apt-get install python3-venv"; exit 1; }
+
+# torch first and alone: constraints.txt pins the one build that everything else is then fitted to
+$(VENV)/.installed: $(BIN)/python pyproject.toml constraints.txt
+	@echo "Installing nver (PyTorch first: this takes some minutes the first time) ..."
+	@$(PIP) torch
+	@$(PIP) -e .
+	@touch $@
+
+$(VENV)/.developed: $(VENV)/.installed requirements-dev.txt
+	@echo "Installing the extras and the development tools ..."
+	@$(PIP) -e '.[all]' -r requirements-dev.txt
+	@touch $@
+
+demo: $(VENV)/.installed
+	$(BIN)/nver demo --out $(OUT)
+
+test: $(VENV)/.developed
+	$(BIN)/python -m pytest -m "not slow and not gpu and not network"
+
+test-all: $(VENV)/.developed
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.developed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build
+
+format: $(VENV)/.developed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(VENV)/.developed
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build
+	@echo "docs/_build/index.html"
+
+bench: $(VENV)/.developed
+	$(BIN)/python -m bench
+
+clean:
+	rm -rf $(VENV) docs/_build .pytest_cache .mypy_cache .ruff_cache
