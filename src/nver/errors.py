@@ -35,6 +35,10 @@ class LeakageError(SplitError):
     """The same speaker or the same audio stands on both sides of a fold."""
 
 
+class EvaluationError(NverError, ValueError):
+    """Labels, predictions or a dataset that no score can be computed from."""
+
+
 class SettingsError(NverError, ValueError):
     """A setting is outside its range."""
 
