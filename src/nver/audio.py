@@ -24,6 +24,7 @@ import io
 import math
 from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,6 +44,9 @@ SILENCE = 2.0**-15
 
 NEAR_IDENTICAL = 0.98
 """Cosine of two thumbprints from which two clips count as the same recording."""
+
+PRINT_RATE = 8000
+"""Rate in Hz at which thumbprints are taken: every clip has the band below 4 kHz."""
 
 # FFmpeg's demuxers of media files only. Others (HLS playlists, ffconcat scripts) open further files
 # and addresses that the content names, which no audio file may do.
@@ -210,10 +214,10 @@ def decode(data: bytes, name: str) -> Waveform:
 
 @cache
 def decoder() -> str:
-    """Return the names and versions of the decoders; stored facts are kept under it."""
+    """Return the names and versions of the decoders; what they gave is stored under it."""
     try:
-        ffmpeg = require("av", "media").__version__
-    except MissingExtraError:
+        ffmpeg = version("av")
+    except PackageNotFoundError:
         ffmpeg = "absent"
     return f"libsndfile/{soundfile.__libsndfile_version__} av/{ffmpeg}"
 
@@ -240,6 +244,47 @@ def check_audible(waveform: Waveform, name: str) -> None:
     raise AudioError(f"{name} is silent.")
 
 
+@dataclass(frozen=True, eq=False)
+class ClipFacts:
+    """What is known of a clip once it has been decoded.
+
+    Parameters
+    ----------
+    digest : str
+        `Waveform.digest`: the identity of the decoded clip.
+    seconds : float
+        Duration.
+    rate : int
+        Native sampling rate in Hz.
+    channels : int
+        Native number of channels.
+    peak : float
+        Largest absolute sample in dBFS: above 0 where the file exceeds full scale, -inf for zeros.
+    thumbprint : float32 [256]
+        See `thumbprint`.
+    """
+
+    digest: str
+    seconds: float
+    rate: int
+    channels: int
+    peak: float
+    thumbprint: Embedding
+
+
+def measure(waveform: Waveform) -> ClipFacts:
+    """Return the facts of a decoded clip."""
+    largest = float(np.abs(waveform.samples).max())
+    return ClipFacts(
+        digest=waveform.digest(),
+        seconds=waveform.seconds,
+        rate=waveform.rate,
+        channels=waveform.channels,
+        peak=20 * math.log10(largest) if largest > 0 else -math.inf,
+        thumbprint=thumbprint(waveform),
+    )
+
+
 def thumbprint(waveform: Waveform) -> Embedding:
     """Return a small print of what a clip sounds like, to find the same recording again.
 
@@ -253,8 +298,9 @@ def thumbprint(waveform: Waveform) -> Embedding:
     float32 [256]
         Length 1, so that a scalar product is a cosine; zeros for a clip without any energy.
     """
-    samples = waveform.mono().resample(PRINT_RATE).samples[0].astype(np.float64)
-    power = _mel_energy(samples - samples.mean())
+    mono = waveform.mono()
+    centred = Waveform(mono.samples - mono.samples.mean(dtype=np.float64), mono.rate)
+    power = _mel_energy(centred.resample(PRINT_RATE).samples[0].astype(np.float64))
     total = np.concatenate([[0.0], np.cumsum(power.sum(axis=1))])
     if total[-1] <= 0:
         return np.zeros(256, dtype=np.float32)
@@ -267,9 +313,6 @@ def thumbprint(waveform: Waveform) -> Embedding:
     level -= level.mean()
     length = float(np.linalg.norm(level))
     return np.asarray(level / length if length > 0 else level, dtype=np.float32).ravel()
-
-
-PRINT_RATE = 8000
 
 
 def _mel_energy(samples: np.ndarray) -> np.ndarray:
