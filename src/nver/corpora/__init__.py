@@ -7,6 +7,7 @@ folder with one sub-folder per label, or a manifest (CSV, TSV or Parquet).
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from nver.corpora.base import Clip, Corpus, CorpusCard, CorpusReader, Refusal
@@ -54,8 +55,17 @@ def corpus_card(name: str) -> CorpusCard:
 
 
 def default_root(name: str) -> Path:
-    """Return where the corpus `name` is looked for when no root is given: NVER_HOME/corpora/NAME."""
-    return home() / "corpora" / name
+    """Return where a corpus of the table is looked for when no root is given.
+
+    NVER_HOME/corpora/ and the card's folder, which is the corpus's name unless the card says
+    otherwise.
+
+    Raises
+    ------
+    UnknownNameError
+        If the table has no such name.
+    """
+    return home() / "corpora" / (corpus_card(name).folder or name)
 
 
 def load_corpus(
@@ -66,13 +76,16 @@ def load_corpus(
 ) -> Corpus:
     """Return a corpus: from the table, from a folder per label, or from a manifest.
 
+    A folder that holds a ``metadata.csv`` with the columns of a manifest is read through it, since
+    it may know the speakers; the corpus's notes say so.
+
     Parameters
     ----------
     name_or_path : str or Path
         A name from the table wins over a folder of that name (write ``./NAME`` for the folder).
     root : path, optional
-        Where a corpus of the table lies (default: NVER_HOME/corpora/NAME), or what a manifest's paths
-        are relative to (default: the manifest's folder).
+        Where a corpus of the table lies (default: `default_root`), or what a manifest's paths are
+        relative to (default: the manifest's folder).
     subset : str, optional
         A part of a corpus of the table; see its card.
     label_column : str, optional
@@ -89,30 +102,49 @@ def load_corpus(
     if isinstance(name_or_path, str) and name_or_path in CORPORA.targets():
         if label_column is not None:
             raise CorpusError(
-                f"label_column belongs to manifests; corpus '{name_or_path}' has its own labels."
+                f"A label column belongs to a manifest; corpus '{name_or_path}' has its own labels."
             )
         reader: CorpusReader = CORPORA.load(name_or_path)()
-        return reader.read(where or default_root(name_or_path), subset)
+        return reader.read((where or default_root(name_or_path)).absolute(), subset)
     if subset is not None:
         raise CorpusError(
-            f"'{name_or_path}' is a folder or manifest and has no subset '{subset}'; "
-            f"subsets belong to the corpora of the table: {', '.join(CORPORA.names())}."
+            f"'{name_or_path}' is no corpus of the table and has no subset '{subset}'. "
+            f"The table: {', '.join(CORPORA.names())}."
         )
     return _read_path(Path(name_or_path).expanduser(), str(name_or_path), where, label_column)
 
 
 def _read_path(path: Path, given: str, root: Path | None, label_column: str | None) -> Corpus:
-    from nver.corpora.folder import read_folder
     from nver.corpora.manifest import SUFFIXES, read_manifest
 
     if path.is_dir():
-        return read_folder(path, label_column=label_column)
+        return _read_dir(path, root, label_column)
     if path.is_file():
         return read_manifest(path, root=root, label_column=label_column)
     looks = os.sep in given or "/" in given or given.startswith((".", "~"))
     if looks or path.suffix.lower() in SUFFIXES:
         raise CorpusError(
             f"There is no such folder or manifest: {given}. Expected a folder with one sub-folder "
-            f"per label, a manifest ({', '.join(SUFFIXES)}), or one of: {', '.join(CORPORA.names())}."
+            f"per label, a manifest ({', '.join(SUFFIXES)}), or a name: "
+            f"{', '.join(CORPORA.names())}."
         )
     raise unknown("corpus", given, CORPORA.targets())
+
+
+def _read_dir(path: Path, root: Path | None, label_column: str | None) -> Corpus:
+    from nver.corpora.folder import read_folder
+    from nver.corpora.manifest import is_manifest, read_manifest
+
+    manifest = path / "metadata.csv"
+    if manifest.is_file() and is_manifest(manifest, label_column):
+        corpus = read_manifest(manifest, root, label_column)
+        note = "The folder was read through its metadata.csv, not by its sub-folders."
+        return replace(corpus, notes=(note, *corpus.notes))
+    if label_column is not None:
+        raise CorpusError(
+            f"A label column belongs to a manifest, and {path} is a folder without a metadata.csv "
+            f"that has the columns 'file' and '{label_column}'."
+        )
+    if root is not None:
+        raise CorpusError(f"A root belongs to a name or a manifest; {path} is a folder of clips.")
+    return read_folder(path)

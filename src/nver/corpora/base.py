@@ -1,23 +1,21 @@
 """What a corpus is: labelled clips, the speakers, and a card that says where they come from.
 
-A reader turns a folder in a published layout into a `Corpus`. Nothing is decoded here: only names and
+A reader turns a folder in a published layout into a `Corpus`. Nothing is decoded: only names and
 small tables are read. Three rules hold for every reader:
 
-- a file that looks like sound is a clip, or is refused with a reason; it is never dropped in silence;
+- a file that looks like sound is a clip, or is refused with a reason, or belongs to a subset that
+  was not asked for; it is never dropped in silence;
 - a name that does not say its label beyond doubt is refused, so that no clip is mislabelled;
 - identities (speaker, session, fold) are text, so that leading zeros survive.
-
-Files and folders whose name starts with a dot are ignored: macOS leaves ``._x.wav`` and ``.DS_Store``.
 """
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nver.errors import CorpusError
@@ -27,10 +25,6 @@ if TYPE_CHECKING:
     import pandas
 
 Fact = str | float | int | None
-
-SOUND_SUFFIXES = frozenset(
-    ".wav .flac .mp3 .ogg .oga .opus .m4a .aac .mp4 .webm .aif .aiff .caf .au .wma .3gp".split()
-)
 
 
 @dataclass(frozen=True)
@@ -98,6 +92,8 @@ class CorpusCard:
         Parts that may be asked for; the first is the default.
     layout : str
         The paths that are expected under the root.
+    folder : str
+        Its folder under NVER_HOME/corpora; "" for the corpus's name.
     """
 
     name: str
@@ -115,6 +111,7 @@ class CorpusCard:
     warning: str = ""
     subsets: tuple[str, ...] = ("all",)
     layout: str = ""
+    folder: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the card as plain JSON values."""
@@ -151,7 +148,7 @@ class Corpus:
     root : Path
         The folder that every clip's ``file`` is relative to.
     clips : tuple of Clip
-        Sorted by ``file``, or in the manifest's order.
+        In a fixed order: by folder and name, or as the manifest lists them.
     labels : tuple of str
         The labels that occur, in the card's order.
     refused : tuple of Refusal
@@ -210,15 +207,19 @@ class Corpus:
         }
 
     def to_frame(self) -> pandas.DataFrame:
-        """Return one row per clip: file, label, speaker, then every fact that any clip has."""
+        """Return one row per clip: file, label, speaker, then every fact that any clip has.
+
+        A fact called like one of the three is in a column ``fact_file`` and so on.
+        """
         import pandas as pd
 
-        own = ("file", "label", "speaker")
-        rows = [
-            {"file": clip.file, "label": clip.emotion, "speaker": clip.speaker}
-            | {name: value for name, value in clip.facts.items() if name not in own}
-            for clip in self.clips
-        ]
+        rows = []
+        for clip in self.clips:
+            row: dict[str, Fact] = {"file": clip.file, "label": clip.emotion}
+            row["speaker"] = clip.speaker
+            for name, fact in clip.facts.items():
+                row[f"fact_{name}" if name in {"file", "label", "speaker"} else name] = fact
+            rows.append(row)
         return pd.DataFrame(rows)
 
 
@@ -239,100 +240,3 @@ class CorpusReader(ABC):
         CorpusError
             If the subset is unknown, or no clip of it lies under `root`.
         """
-
-
-Parsed = Clip | Refusal | None
-"""What a reader says of one sound file; None: it belongs to another subset."""
-
-
-def sound_files(root: Path) -> Iterator[PurePosixPath]:
-    """Yield the sound files under `root`, relative to it, sorted within each folder.
-
-    Links to folders are followed, each real folder once. Names that start with a dot are skipped.
-    """
-    seen: set[tuple[int, int]] = set()
-    for folder, folders, files in os.walk(root, followlinks=True):
-        status = Path(folder).stat()
-        if (status.st_dev, status.st_ino) in seen:
-            folders.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        relative = PurePosixPath(Path(folder).relative_to(root).as_posix())
-        for name in sorted(files):
-            if not name.startswith(".") and Path(name).suffix.lower() in SOUND_SUFFIXES:
-                yield relative / name
-
-
-def gather(
-    card: CorpusCard,
-    root: Path,
-    subset: str,
-    parse: Callable[[PurePosixPath], Parsed],
-    notes: Sequence[str] = (),
-) -> Corpus:
-    """Return the corpus of all sound files under `root` that `parse` takes for clips.
-
-    Two clips of one file name (an archive unpacked twice) are one clip: the second is refused.
-
-    Raises
-    ------
-    CorpusError
-        If `root` is no folder, or no clip lies under it; the message gives the expected layout.
-    """
-    if not root.is_dir():
-        raise absent(card, root)
-    clips: list[Clip] = []
-    refused: list[Refusal] = []
-    first: dict[str, str] = {}
-    for file in sound_files(root):
-        parsed = parse(file) if printable(str(file)) else unprintable(file)
-        if isinstance(parsed, Clip):
-            earlier = first.setdefault(file.name, parsed.file)
-            if earlier != parsed.file:
-                parsed = Refusal(parsed.file, f"has the same name as {earlier}")
-        if isinstance(parsed, Clip):
-            clips.append(parsed)
-        elif isinstance(parsed, Refusal):
-            refused.append(parsed)
-    if not clips:
-        raise _empty(card, root, subset, refused)
-    present = {clip.emotion for clip in clips}
-    labels = tuple(label for label in card.labels if label in present)
-    return Corpus(card, root, tuple(clips), labels, tuple(refused), subset, tuple(notes))
-
-
-def printable(text: str) -> bool:
-    """Return whether `text` can be written as UTF-8: a file name from a disk need not be."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def unprintable(file: PurePosixPath) -> Refusal:
-    """Return the refusal of a file whose name is not UTF-8."""
-    return Refusal(ascii(str(file))[1:-1], "its name is not valid UTF-8: rename it")
-
-
-def absent(card: CorpusCard, root: Path) -> CorpusError:
-    """Return the error for a corpus that is not on this machine: where to get it, under which terms."""
-    return CorpusError(
-        f"{card.title} is not at {root}. Get it from {card.url} (licence: {card.licence}), "
-        f"unpack it, and pass its folder with --root (root= in Python). "
-        f"Expected below it: {card.layout}."
-    )
-
-
-def _empty(card: CorpusCard, root: Path, subset: str, refused: Sequence[Refusal]) -> CorpusError:
-    seen = "no sound files lie there"
-    if refused:
-        example = refused[0]
-        seen = (
-            f"{len(refused)} sound files were refused, the first: {example.file}: {example.reason}"
-        )
-    return CorpusError(
-        f"No clip of {card.title} (subset '{subset}') under {root}: {seen}. "
-        f"Expected: {card.layout}."
-    )
