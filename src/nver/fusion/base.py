@@ -1,0 +1,124 @@
+"""What a fusion is: branches over the views of one matrix, and a rule that joins them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from nver.errors import SettingsError
+from nver.fusion.coupling import BatchCoupling, Coupling, Latents, Moved, TransportSettings
+from nver.fusion.table import FUSIONS
+from nver.heads import ConvTrunk
+
+BRANCH_WIDTH = 120
+"""Width of every branch (arXiv 2409.14221)."""
+
+
+@dataclass(frozen=True)
+class FusionShape:
+    """What a fusion is built for.
+
+    Parameters
+    ----------
+    views : sequence of slice
+        The columns of each encoder, at least two encoders; start and stop are given.
+    classes : int
+        Number of classes.
+    branch : {"fcn", "cnn"}
+        "fcn": dense 120, ReLU, dropout. "cnn": two convolution blocks (32, 64), flatten, dense 120.
+    dropout : float
+        Share of units dropped in training, in [0, 1).
+    transport : TransportSettings
+        How plans are solved.
+    """
+
+    views: Sequence[slice]
+    classes: int
+    branch: Literal["fcn", "cnn"] = "fcn"
+    dropout: float = 0.3
+    transport: TransportSettings = field(default_factory=TransportSettings)
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """The widths of the views."""
+        return tuple(view.stop - view.start for view in self.views)
+
+    def branches(self) -> nn.ModuleList:
+        """Return one branch [clips, dim] -> [clips, 120] per encoder."""
+        if self.branch not in ("fcn", "cnn"):
+            raise SettingsError(f"A branch is 'fcn' or 'cnn', got '{self.branch}'.")
+        make = _dense_branch if self.branch == "fcn" else _conv_branch
+        return nn.ModuleList(make(dim, self.dropout) for dim in self.dims)
+
+
+def _dense_branch(dim: int, dropout: float) -> nn.Module:
+    return nn.Sequential(nn.Linear(dim, BRANCH_WIDTH), nn.ReLU(), nn.Dropout(dropout))
+
+
+def _conv_branch(dim: int, dropout: float) -> nn.Module:
+    trunk = ConvTrunk(dim, (32, 64))
+    return nn.Sequential(trunk, nn.Dropout(dropout), nn.Linear(trunk.width, BRANCH_WIDTH))
+
+
+class Fusion(nn.Module, ABC):
+    """Base of all fusions: logits of X [clips, columns], the views' columns side by side.
+
+    A subclass takes a `FusionShape`, makes its layers, and joins what the branches give.
+
+    Parameters
+    ----------
+    shape : FusionShape
+    branches : torch.nn.ModuleList
+        One per view, in order.
+    """
+
+    couples: ClassVar[bool] = False
+    """Whether clips are coupled by transport, so that predictions need a `Coupling`."""
+
+    def __init__(self, shape: FusionShape, branches: nn.ModuleList) -> None:
+        super().__init__()
+        self.shape = shape
+        self.branches = branches
+
+    def latents(self, X: Float[Tensor, "clips columns"]) -> Latents:
+        """Return what each branch makes of its view."""
+        views = zip(self.branches, self.shape.views, strict=True)
+        return [branch(X[:, view]) for branch, view in views]
+
+    @abstractmethod
+    def join(self, latents: Latents, moved: Moved) -> Float[Tensor, "clips classes"]:
+        """Return the logits from the latents and, if the fusion couples, the transported ones."""
+
+    def forward(
+        self, X: Float[Tensor, "clips columns"], coupling: Coupling | None = None
+    ) -> Float[Tensor, "clips classes"]:
+        """Return the logits; without a `coupling` the clips of X are coupled with each other."""
+        latents = self.latents(X)
+        if not self.couples:
+            return self.join(latents, {})
+        coupling = BatchCoupling(self.shape.transport) if coupling is None else coupling
+        return self.join(latents, coupling.move(latents))
+
+
+def build_fusion(name: str, shape: FusionShape) -> Fusion:
+    """Return the fusion called `name`.
+
+    Raises
+    ------
+    UnknownNameError
+        If no table holds the name.
+    SettingsError
+        If there are fewer than two views, or no such branch.
+    """
+    if len(shape.views) < 2:
+        raise SettingsError(
+            f"A fusion needs the views of at least two encoders, got {len(shape.views)}. "
+            "For one encoder use EmotionClassifier."
+        )
+    fusion: Fusion = FUSIONS.load(name)(shape)
+    return fusion

@@ -1,0 +1,28 @@
+"""Concatenation, the baseline of every fusion paper: branches side by side, then dense layers."""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from nver.fusion.base import BRANCH_WIDTH, Fusion, FusionShape
+from nver.fusion.coupling import Latents, Moved
+from nver.heads import classifier
+
+
+@final
+class Concat(Fusion):
+    """Logits = dense layers of [x_1, ..., x_N]."""
+
+    def __init__(self, shape: FusionShape) -> None:
+        super().__init__(shape, shape.branches())
+        width = len(shape.views) * BRANCH_WIDTH
+        self.classifier = classifier(width, shape.classes, shape.dropout)
+
+    def join(self, latents: Latents, moved: Moved) -> Float[Tensor, "clips classes"]:  # noqa: ARG002
+        """Return the logits of the concatenated latents."""
+        logits: Tensor = self.classifier(torch.cat(tuple(latents), dim=1))
+        return logits

@@ -1,0 +1,161 @@
+"""How clips are coupled by optimal transport: in their batch, with companions, or by a fixed map.
+
+MATA transports the rows of a mini-batch onto each other: with x_a, x_b [clips, width] of two
+encoders,
+
+    M_ij = ||x_a,i - x_b,j||_2 / max M,   P = Sinkhorn(M),   x_{b->a} = B P x_b,   x_{a->b} = B P^T
+    x_a.
+
+In training that is what happens (`BatchCoupling`). If it also happens at evaluation, as in the
+paper, the prediction for a clip depends on the other test clips of its batch: the rule is
+transductive. The other two couplings here are inductive: they hold a fixed set of training clips,
+and what they give for a clip is a function of this clip and the model alone.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from nver.transport import TransportPlan, cost_scale, normalised_cost, pairwise_cost, sinkhorn
+
+Latents = Sequence[Float[Tensor, "clips width"]]
+Moved = Mapping[tuple[int, int], Float[Tensor, "clips width"]]
+
+CLIPS_AT_ONCE = 256
+"""Clips whose companion problems are solved together: bounds memory, changes no result."""
+
+
+@dataclass(frozen=True)
+class TransportSettings:
+    """How plans are solved.
+
+    Parameters
+    ----------
+    eps : float
+        Regularisation relative to the largest cost.
+    iterations : int
+        Limit on Sinkhorn's iterations.
+    tolerance : float
+        Marginal error at which a plan stops early.
+    plan_gradient : bool
+        Whether training also follows the plan's own gradient.
+    """
+
+    eps: float = 0.05
+    iterations: int = 50
+    tolerance: float = 1e-4
+    plan_gradient: bool = False
+
+    def solve(self, cost: Float[Tensor, "*batch n m"]) -> TransportPlan:
+        """Return the plans for equal weights."""
+        return sinkhorn(
+            cost,
+            eps=self.eps,
+            iterations=self.iterations,
+            tolerance=self.tolerance,
+            plan_gradient=self.plan_gradient,
+        )
+
+
+class Coupling(ABC):
+    """Moves each encoder's latents into the place of each other encoder's."""
+
+    @abstractmethod
+    def move(self, latents: Latents) -> Moved:
+        """Return x_{j->i} under the key (i, j) for every ordered pair of encoders i != j."""
+
+
+@final
+@dataclass(frozen=True)
+class BatchCoupling(Coupling):
+    """The rows of the batch are coupled with each other; a batch of one clip maps to itself."""
+
+    settings: TransportSettings = TransportSettings()
+
+    def move(self, latents: Latents) -> Moved:
+        """Return the barycentric maps between all pairs of encoders."""
+        moved = {}
+        for i, j in combinations(range(len(latents)), 2):
+            plan = self.settings.solve(normalised_cost(latents[i], latents[j]))
+            moved[i, j] = plan.apply(latents[j])
+            moved[j, i] = plan.transpose.apply(latents[i])
+        return moved
+
+
+@final
+@dataclass(frozen=True)
+class Companions(Coupling):
+    """Each clip is coupled alone with the same training clips: one small problem per clip.
+
+    Parameters
+    ----------
+    references : sequence of [companions, width], one per encoder
+        Latents of the companions, row by row the same clips.
+    """
+
+    references: Latents
+    settings: TransportSettings = TransportSettings()
+
+    def move(self, latents: Latents) -> Moved:
+        """Return what happens to each clip among its companions."""
+        parts = [
+            self._move_some([x[start : start + CLIPS_AT_ONCE] for x in latents])
+            for start in range(0, len(latents[0]), CLIPS_AT_ONCE)
+        ]
+        return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+
+    def _move_some(self, latents: Latents) -> Moved:
+        clouds = [
+            torch.cat([x.unsqueeze(1), held.expand(len(x), -1, -1)], dim=1)
+            for x, held in zip(latents, self.references, strict=True)
+        ]
+        moved = {}
+        for i, j in combinations(range(len(clouds)), 2):
+            plan = self.settings.solve(normalised_cost(clouds[i], clouds[j]))
+            moved[i, j] = plan.apply(clouds[j])[:, 0]
+            moved[j, i] = plan.transpose.apply(clouds[i])[:, 0]
+        return moved
+
+
+@final
+class EntropicMap(Coupling):
+    """A plan is solved once between training clips; new clips follow its entropic map.
+
+    x_{b->a} = sum_k softmax_k((g_k - M(x_a, r_b,k)) / eps) r_b,k with the potential g and the cost
+    scale of the references r (Seguy et al. 2018; Pooladian & Niles-Weed 2021).
+
+    Parameters
+    ----------
+    references : sequence of [clips, width], one per encoder
+        Latents of the reference clips, row by row the same clips.
+    """
+
+    def __init__(
+        self, references: Latents, settings: TransportSettings = TransportSettings()
+    ) -> None:
+        self.references = references
+        self.scales: dict[tuple[int, int], Tensor] = {}
+        self.plans: dict[tuple[int, int], TransportPlan] = {}
+        for i, j in combinations(range(len(references)), 2):
+            cost = pairwise_cost(references[i], references[j])
+            scale = cost_scale(cost)
+            plan = settings.solve(cost / scale)
+            self.scales[i, j] = self.scales[j, i] = scale
+            self.plans[i, j], self.plans[j, i] = plan, plan.transpose
+
+    def move(self, latents: Latents) -> Moved:
+        """Return the image of each clip under the maps."""
+        moved = {}
+        for (i, j), plan in self.plans.items():
+            held = self.references[j]
+            cost = pairwise_cost(latents[i], held) / self.scales[i, j]
+            moved[i, j] = plan.extend(cost, held)
+        return moved

@@ -1,0 +1,26 @@
+"""Late fusion: one complete head per encoder, and the mean of their logits."""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from nver.fusion.base import Fusion, FusionShape
+from nver.fusion.coupling import Latents, Moved
+from nver.heads import build_head
+
+
+@final
+class Late(Fusion):
+    """Logits = mean over encoders of the logits of their own heads, trained together."""
+
+    def __init__(self, shape: FusionShape) -> None:
+        heads = (build_head(shape.branch, dim, shape.classes, shape.dropout) for dim in shape.dims)
+        super().__init__(shape, nn.ModuleList(heads))
+
+    def join(self, latents: Latents, moved: Moved) -> Float[Tensor, "clips classes"]:  # noqa: ARG002
+        """Return the mean of the logits."""
+        return torch.stack(tuple(latents)).mean(dim=0)

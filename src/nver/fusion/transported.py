@@ -1,0 +1,30 @@
+"""Transport without attention: the paper's ablation "fusion with OT"."""
+
+from __future__ import annotations
+
+from typing import final
+
+from jaxtyping import Float
+from torch import Tensor
+
+from nver.fusion.base import BRANCH_WIDTH, Fusion, FusionShape
+from nver.fusion.coupling import Latents, Moved
+from nver.fusion.tokens import token_count, tokens
+from nver.heads import classifier
+
+
+@final
+class Transported(Fusion):
+    """Logits = dense layers of all tokens side by side."""
+
+    couples = True
+
+    def __init__(self, shape: FusionShape) -> None:
+        super().__init__(shape, shape.branches())
+        width = token_count(len(shape.views)) * BRANCH_WIDTH
+        self.classifier = classifier(width, shape.classes, shape.dropout)
+
+    def join(self, latents: Latents, moved: Moved) -> Float[Tensor, "clips classes"]:
+        """Return the logits of the concatenated tokens."""
+        logits: Tensor = self.classifier(tokens(latents, moved).flatten(1))
+        return logits

@@ -1,0 +1,122 @@
+"""The table of systems that are compared: every encoder alone, the baselines, the fusions, MATA.
+
+A system is a name for an estimator with its settings. Some are judged by more than one rule: the
+trained network is the same, only the coupling of test clips differs (`nver.fusion.coupling`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from nver.errors import SettingsError
+from nver.estimators import EmotionClassifier, FusionClassifier
+from nver.registry import unknown
+
+COUPLINGS: Mapping[str, str | None] = {"": None, "inductive": None, "transductive": "batch"}
+"""Evaluation rule to the `coupling` of `predict_proba`; None is the estimator's own."""
+
+
+@dataclass(frozen=True)
+class SystemSpec:
+    """The facts of a system.
+
+    Parameters
+    ----------
+    name, summary : str
+        Its name and what it is, in one line.
+    kind : {"single", "fusion"}
+        Whether it sees one encoder or all.
+    settings : mapping
+        What its estimator is made with.
+    rules : tuple of str
+        The rules it is evaluated by: ("",) where a prediction depends on the clip alone by
+        construction, ("inductive", "transductive") where clips are coupled. The second gives the
+        rows of "<name>-transductive".
+    """
+
+    name: str
+    summary: str
+    kind: Literal["single", "fusion"]
+    settings: Mapping[str, Any]
+    rules: tuple[str, ...] = ("",)
+
+    def reported_as(self, rule: str) -> str:
+        """Return the name under which a rule's predictions are recorded."""
+        return f"{self.name}-transductive" if rule == "transductive" else self.name
+
+
+_BOTH = ("inductive", "transductive")
+
+SYSTEMS: Mapping[str, SystemSpec] = {
+    spec.name: spec
+    for spec in (
+        SystemSpec("lda", "shrinkage linear discriminant analysis", "single", {"head": "lda"}),
+        SystemSpec("logreg", "logistic regression", "single", {"head": "logreg"}),
+        SystemSpec("fcn", "dense head", "single", {"head": "fcn"}),
+        SystemSpec("cnn", "convolutional head", "single", {"head": "cnn"}),
+        SystemSpec("concat-lda", "lda on all embeddings side by side", "fusion", {"head": "lda"}),
+        SystemSpec(
+            "concat-logreg", "logreg on all embeddings side by side", "fusion", {"head": "logreg"}
+        ),
+        SystemSpec("concat", "dense branches, concatenated", "fusion", {"fusion": "concat"}),
+        SystemSpec("late", "mean logits of dense heads", "fusion", {"fusion": "late"}),
+        SystemSpec("transport", "MATA without attention", "fusion", {"fusion": "transport"}, _BOTH),
+        SystemSpec("attention", "MATA without transport", "fusion", {"fusion": "attention"}),
+        SystemSpec("mata", "MATA with dense branches", "fusion", {"fusion": "mata"}, _BOTH),
+        SystemSpec(
+            "mata-cnn",
+            "MATA with convolutional branches, as in the paper",
+            "fusion",
+            {"fusion": "mata", "branch": "cnn"},
+            _BOTH,
+        ),
+    )
+}
+
+
+def get_system(name: str) -> SystemSpec:
+    """Return the facts of a system.
+
+    Raises
+    ------
+    UnknownNameError
+        If no table holds the name; the message names the nearest known one.
+    """
+    if name not in SYSTEMS:
+        raise unknown("system", name, SYSTEMS)
+    return SYSTEMS[name]
+
+
+def build(
+    name: str, views: Mapping[str, slice], seed: int = 0
+) -> EmotionClassifier | FusionClassifier:
+    """Return the untrained estimator of a system.
+
+    Parameters
+    ----------
+    name : str
+        A key of `SYSTEMS`.
+    views : mapping of str to slice
+        Encoder to its columns in the X that the estimator will see: one for a single system, two or
+        more for a fusion.
+    seed : int
+        Of initial weights, order of clips, dropout and companions.
+
+    Raises
+    ------
+    UnknownNameError
+        If there is no such system.
+    SettingsError
+        If the number of views does not fit the system.
+    """
+    spec = get_system(name)
+    if (spec.kind == "single") != (len(views) == 1):
+        needed = "one encoder" if spec.kind == "single" else "at least two encoders"
+        raise SettingsError(
+            f"System '{name}' needs {needed}, got {len(views)} ({', '.join(views)})."
+        )
+    if "head" in spec.settings:
+        return EmotionClassifier(**spec.settings, random_state=seed)
+    return FusionClassifier(**spec.settings, views=dict(views), random_state=seed)
