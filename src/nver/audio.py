@@ -9,8 +9,7 @@ the mean and its default resampler aliases.
 What happens to unusual files:
 
 - peaks above 1 (MP3 overshoot, float WAV): kept, never clipped;
-- truncated files: what libsndfile still decodes is kept (MP3, WAV); a truncated FLAC gives nothing
-  and is refused;
+- truncated files: what still decodes is kept; where nothing does (most M4A) the file is refused;
 - the name's ending is ignored: an MP3 named ``.wav`` is an MP3;
 - empty files, text, no audio track, no samples, NaN or infinity: `AudioError`, which says which;
 - silence and constant (DC-only) signals are waveforms like any other, and encoders take them;
@@ -38,6 +37,9 @@ from nver.shapes import Channels, Embedding
 
 RESAMPLER = f"soxr-HQ/{soxr.__version__}"
 """Name and version of the one resampler; part of the fingerprint of an encoder."""
+
+RATES = (1_000, 768_000)
+"""Rates in Hz that a file may claim; beyond them its header is wrong."""
 
 SILENCE = 2.0**-15
 """Peak-to-peak range up to which a clip counts as silent: one step of 16-bit audio (-90 dBFS)."""
@@ -206,6 +208,10 @@ def decode(data: bytes, name: str) -> Waveform:
         samples, rate = _by_ffmpeg(data, name, refusal=str(error.error_string).rstrip("."))
     if samples.size == 0:
         raise AudioError(f"{name} holds no samples.")
+    if not RATES[0] <= rate <= RATES[1]:
+        raise AudioError(
+            f"{name} claims a rate of {rate} Hz; sound has {RATES[0]} to {RATES[1]} Hz."
+        )
     try:
         return Waveform(samples, rate)
     except AudioError as error:
@@ -337,10 +343,17 @@ def _mel_bands(window: int) -> np.ndarray:
 
 def _by_libsndfile(data: bytes) -> tuple[np.ndarray, int]:
     """Return what libsndfile decodes: float32 [channels, samples] and the rate."""
-    # read(), never blocks(): on a truncated MP3 blocks() repeats its last buffer up to the length
-    # that the header promises.
+    # read(n) until nothing comes: blocks() repeats the last buffer of a truncated MP3 up to the
+    # length that its header promises, and read() refuses streams without random access (GSM).
     with soundfile.SoundFile(io.BytesIO(data)) as file:
-        return file.read(dtype="float32", always_2d=True).T, file.samplerate
+        blocks = [np.empty((0, file.channels), dtype=np.float32)]
+        try:
+            while (block := file.read(2**18, dtype="float32", always_2d=True)).size:
+                blocks.append(block)
+        except soundfile.LibsndfileError:
+            if len(blocks) == 1:
+                raise
+        return np.concatenate(blocks).T, file.samplerate
 
 
 def _by_ffmpeg(data: bytes, name: str, refusal: str) -> tuple[np.ndarray, int]:
@@ -352,16 +365,18 @@ def _by_ffmpeg(data: bytes, name: str, refusal: str) -> tuple[np.ndarray, int]:
             f"Cannot decode {name}: libsndfile says '{refusal}'. M4A, AAC, MP4 and WebM are read "
             "by an extra: pip install 'nver[media]'"
         ) from error
-    options = {"format_whitelist": MEDIA_FORMATS}
+    frames, options = list[Any](), {"format_whitelist": MEDIA_FORMATS}
     try:
-        with av.open(io.BytesIO(data), options=options) as container:
+        with av.open(io.BytesIO(data), options=options, metadata_errors="replace") as container:
             if not container.streams.audio:
                 raise AudioError(f"{name} has no audio track.")
-            frames = list(container.decode(audio=0))
+            frames.extend(container.decode(audio=0))
     except av.FFmpegError as error:
-        raise AudioError(
-            f"Cannot decode {name}: libsndfile says '{refusal}', FFmpeg says '{error.strerror}'."
-        ) from error
+        if not frames:
+            raise AudioError(
+                f"Cannot decode {name}: libsndfile says '{refusal}', "
+                f"FFmpeg says '{error.strerror}'."
+            ) from error
     if not frames:
         raise AudioError(f"{name} holds no samples.")
     kinds = {(frame.sample_rate, frame.layout.nb_channels) for frame in frames}
