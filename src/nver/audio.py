@@ -45,7 +45,13 @@ SILENCE = 2.0**-15
 """Peak-to-peak range up to which a clip counts as silent: one step of 16-bit audio (-90 dBFS)."""
 
 NEAR_IDENTICAL = 0.98
-"""Cosine of two thumbprints from which two clips count as the same recording."""
+"""Cosine of two thumbprints from which two clips count as the same recording.
+
+``bench/thumbprint.py`` on EmoGator: none of 1,619,100 pairs of different clips reaches it (highest
+.973; median of two takes of one speaker and class .48). All copies through 75 kbit/s MP3, 8 kHz
+mu-law, 16 kHz, gain or added silence do, 99 % of those through Vorbis, Opus or the lowest MP3
+quality, 93 % of those clipped by 6 dB.
+"""
 
 PRINT_RATE = 8000
 """Rate in Hz at which thumbprints are taken: every clip has the band below 4 kHz."""
@@ -206,12 +212,12 @@ def decode(data: bytes, name: str) -> Waveform:
         samples, rate = _by_libsndfile(data)
     except soundfile.LibsndfileError as error:
         samples, rate = _by_ffmpeg(data, name, refusal=str(error.error_string).rstrip("."))
-    if samples.size == 0:
-        raise AudioError(f"{name} holds no samples.")
     if not RATES[0] <= rate <= RATES[1]:
         raise AudioError(
             f"{name} claims a rate of {rate} Hz; sound has {RATES[0]} to {RATES[1]} Hz."
         )
+    if samples.size == 0:
+        raise AudioError(f"{name} holds no samples.")
     try:
         return Waveform(samples, rate)
     except AudioError as error:
@@ -231,9 +237,8 @@ def decoder() -> str:
 def check_audible(waveform: Waveform, name: str) -> None:
     """Refuse a clip in which nothing can be heard.
 
-    A clip is silent when each channel, or the mean of the channels, stays within one step of 16-bit
-    audio (`SILENCE`) of being constant. A loud constant offset is silence too; an offset under a
-    sound is not. Quiet recordings pass: the quietest of EmoGator, at -71 dBFS, does.
+    A clip is silent when the mean of its channels varies by no more than `SILENCE`: a constant
+    offset is silence, a sound on an offset is not. EmoGator's quietest clip (-71 dBFS) passes.
 
     Raises
     ------
@@ -295,14 +300,12 @@ def thumbprint(waveform: Waveform) -> Embedding:
     """Return a small print of what a clip sounds like, to find the same recording again.
 
     The energy of 16 mel bands (100 to 3700 Hz) in 16 equal slices of time, in dB over a floor 50 dB
-    below the loudest, its mean removed, scaled to length 1. The slices span the part that holds the
+    below the loudest, its mean removed. The slices span the part that holds the
     middle 98 % of the energy, so added silence and codec delay do not matter, and gain, rate and
     channel count do not either.
 
-    Returns
-    -------
-    float32 [256]
-        Length 1, so that a scalar product is a cosine; zeros for a clip without any energy.
+    The print has length 1, so a scalar product of two is their cosine (see `NEAR_IDENTICAL`); it is
+    all zeros for a silent clip.
     """
     mono = waveform.mono()
     centred = Waveform(mono.samples - mono.samples.mean(dtype=np.float64), mono.rate)
@@ -326,8 +329,12 @@ def _mel_energy(samples: np.ndarray) -> np.ndarray:
     window, hop = 256, 64
     padded = np.pad(samples, (window // 2, window // 2 + hop))
     frames = np.lib.stride_tricks.sliding_window_view(padded, window)[::hop]
-    spectrum = np.abs(np.fft.rfft(frames * np.hanning(window), axis=1)) ** 2
-    return np.asarray(spectrum @ _mel_bands(window))
+    energy = np.empty((len(frames), 16))
+    for first in range(0, len(frames), 4096):  # half a minute at a time: hours must fit in memory
+        part = slice(first, first + 4096)
+        spectrum = np.fft.rfft(frames[part] * np.hanning(window), axis=1)
+        energy[part] = np.abs(spectrum) ** 2 @ _mel_bands(window)
+    return energy
 
 
 @cache
@@ -358,13 +365,12 @@ def _by_libsndfile(data: bytes) -> tuple[np.ndarray, int]:
 
 def _by_ffmpeg(data: bytes, name: str, refusal: str) -> tuple[np.ndarray, int]:
     """Return what FFmpeg decodes: float32 [channels, samples] and the rate."""
+    refused = f"Cannot decode {name}: libsndfile says '{refusal}'"
     try:
         av = require("av", "media")
     except MissingExtraError as error:
-        raise AudioError(
-            f"Cannot decode {name}: libsndfile says '{refusal}'. M4A, AAC, MP4 and WebM are read "
-            "by an extra: pip install 'nver[media]'"
-        ) from error
+        extra = "M4A, AAC, MP4 and WebM are read by an extra: pip install 'nver[media]'"
+        raise AudioError(f"{refused}. {extra}") from error
     frames, options = list[Any](), {"format_whitelist": MEDIA_FORMATS}
     try:
         with av.open(io.BytesIO(data), options=options, metadata_errors="replace") as container:
@@ -373,10 +379,7 @@ def _by_ffmpeg(data: bytes, name: str, refusal: str) -> tuple[np.ndarray, int]:
             frames.extend(container.decode(audio=0))
     except av.FFmpegError as error:
         if not frames:
-            raise AudioError(
-                f"Cannot decode {name}: libsndfile says '{refusal}', "
-                f"FFmpeg says '{error.strerror}'."
-            ) from error
+            raise AudioError(f"{refused}, FFmpeg says '{error.strerror}'.") from error
     if not frames:
         raise AudioError(f"{name} holds no samples.")
     kinds = {(frame.sample_rate, frame.layout.nb_channels) for frame in frames}
