@@ -58,9 +58,9 @@ _CARD = CorpusCard(
     licence="unclear: CC BY 4.0 on one public copy, 'custom academic/research use' on another",
     citation=(
         "D. T. T. Landry, Q. He and W. Xie: Audio, Speech and Vision Processing Lab Emotional "
-        "Sound database (ASVP-ESD). Zenodo, record 7132783. The authors also ask to cite: ASVP-ESD: "
-        "A dataset and its benchmark for emotion recognition using both speech and non-speech "
-        "utterances."
+        "Sound database (ASVP-ESD). Zenodo, record 7132783. The authors also ask to cite: "
+        "ASVP-ESD: A dataset and its benchmark for emotion recognition using both speech and "
+        "non-speech utterances."
     ),
     url="https://zenodo.org/record/7132783",
     clips=7545,
