@@ -16,6 +16,8 @@ exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = "nver"
 
-autodoc_typehints = "none"  # the docstrings say shapes, units and ranges; the signatures stay readable
+autodoc_typehints = (
+    "none"  # the docstrings say shapes, units and ranges; the signatures stay readable
+)
 autodoc_member_order = "bysource"
 napoleon_google_docstring = False

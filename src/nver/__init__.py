@@ -27,14 +27,14 @@ _HOMES = {
     "EmbeddingDataset": "nver.dataset",
     "Fold": "nver.splits",
     "make_folds": "nver.splits",
-    "check_leakage": "nver.splits",
+    "check_leakage": "nver.leakage",
     "EmotionClassifier": "nver.estimators",
     "FusionClassifier": "nver.estimators",
     "TransportPlan": "nver.transport",
     "sinkhorn": "nver.transport",
     "Predictions": "nver.cross_validation",
     "cross_validate": "nver.cross_validation",
-    "Settings": "nver.experiment",
+    "Settings": "nver.config",
     "embed": "nver.experiment",
     "evaluate": "nver.experiment",
     "write_report": "nver.report",
@@ -45,6 +45,7 @@ __all__ = [*_HOMES, "__version__"]  # noqa: PLE0604 - every key of the table is 
 
 if TYPE_CHECKING:
     from nver.audio import Waveform as Waveform
+    from nver.config import Settings as Settings
     from nver.corpora import Clip as Clip
     from nver.corpora import Corpus as Corpus
     from nver.corpora import load_corpus as load_corpus
@@ -58,12 +59,11 @@ if TYPE_CHECKING:
     from nver.errors import NverError as NverError
     from nver.estimators import EmotionClassifier as EmotionClassifier
     from nver.estimators import FusionClassifier as FusionClassifier
-    from nver.experiment import Settings as Settings
     from nver.experiment import embed as embed
     from nver.experiment import evaluate as evaluate
+    from nver.leakage import check_leakage as check_leakage
     from nver.report import write_report as write_report
     from nver.splits import Fold as Fold
-    from nver.splits import check_leakage as check_leakage
     from nver.splits import make_folds as make_folds
     from nver.store import EmbeddingStore as EmbeddingStore
     from nver.transport import TransportPlan as TransportPlan

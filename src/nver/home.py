@@ -17,7 +17,7 @@ def home() -> Path:
 
 
 def weights_folders() -> tuple[Path, ...]:
-    """Return where checkpoints are looked for, in order: $NVER_WEIGHTS (a path list), NVER_HOME/weights."""
+    """Return where checkpoints are looked for: $NVER_WEIGHTS (a path list), NVER_HOME/weights."""
     listed = os.environ.get("NVER_WEIGHTS", "")
     named = [Path(part).expanduser().absolute() for part in listed.split(os.pathsep) if part]
     return (*named, home() / "weights")

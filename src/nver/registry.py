@@ -28,7 +28,7 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
-    """Return the error for a `name` that no table holds: the nearest known one, then all of them."""
+    """Return the error for a `name` that no table holds: the nearest known one, then all."""
     known = sorted(known)
     guess = nearest(name, known)
     hint = f"Did you mean '{guess}'? " if guess else ""

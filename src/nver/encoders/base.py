@@ -1,8 +1,8 @@
 """What an encoder is: a pure function of the waveform, with a card that says what it is.
 
-An encoder turns clips into vectors: ``encode(list of Waveform) -> [clips, dim]``. The same clip gives
-the same vector alone, in any batch, in any order and twice (1e-5 relative in float32), and no vector
-holds NaN or infinity: `nver.encoders.conformance.check_encoder` tests both on the user's machine.
+An encoder turns clips into vectors: ``encode(list of Waveform) -> [clips, dim]``. The same clip
+gives the same vector alone, in any batch, in any order and twice (1e-5 relative in float32), and no
+vector holds NaN or infinity: `nver.encoders.conformance.check_encoder` tests it on any machine.
 
 What happens to unusual clips, the same for every encoder:
 
@@ -51,7 +51,7 @@ class EncoderCard:
     licence, citation : str
         Of the weights (of the method where there are none).
     revision : str
-        What tells two versions apart: a checkpoint's SHA-256, or the version of a weight-free recipe.
+        What tells two versions apart: a checkpoint's SHA-256, or a weight-free recipe's version.
     parameters : int
         Number of trained values.
     channels : {"mean", "first"}
@@ -65,7 +65,7 @@ class EncoderCard:
     download_bytes : int or None
         Size of the checkpoint; None where there is nothing to download.
     facts : mapping of str to str
-        Whatever else changes the numbers (preprocessing, library versions); part of the fingerprint.
+        Whatever else changes the numbers (preprocessing, versions); part of the fingerprint.
     """
 
     name: str
@@ -121,10 +121,10 @@ class Encoder(ABC):
 
     @abstractmethod
     def embed(self, inputs: Sequence[np.ndarray]) -> Embeddings:
-        """Return the embeddings [clips, dim] of what `features` gave, exact under any batching."""
+        """Return the embeddings [clips, dim] of what `features` gave, exact in any batch."""
 
     def frontend(self, waveform: Waveform) -> np.ndarray:
-        """Return the network's input for a clip: channel, rate and length treatment, then `features`.
+        """Return the network's input for a clip: channel, rate, length, then `features`.
 
         Raises
         ------

@@ -1,0 +1,143 @@
+"""What a run is asked to do: the corpus, the encoders, the systems, the folds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nver.encoders import Encoder, load_encoder
+from nver.errors import SettingsError
+
+
+@dataclass(frozen=True)
+class EncoderChoice:
+    """An encoder as it is asked for: its name, checkpoint and options.
+
+    >>> EncoderChoice.parse("speech=facebook/wav2vec2-base,layer=9").options
+    {'layer': 9}
+    """
+
+    name: str
+    checkpoint: str | None = None
+    options: Mapping[str, str | int | float] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, text: str) -> EncoderChoice:
+        """Read ``NAME[=CHECKPOINT][,KEY=VALUE...]``; numbers are read as numbers.
+
+        Raises
+        ------
+        SettingsError
+            If an option is not ``KEY=VALUE``.
+        """
+        first, *rest = text.split(",")
+        name, _, checkpoint = first.partition("=")
+        options: dict[str, str | int | float] = {}
+        for part in rest:
+            key, equals, value = part.partition("=")
+            if not key or not equals:
+                raise SettingsError(
+                    f"Expected -e NAME[=CHECKPOINT][,KEY=VALUE...], got '{part}' in '{text}'."
+                )
+            options[key.strip().replace("-", "_")] = _number(value.strip())
+        return cls(name.strip(), checkpoint or None, options)
+
+    def load(self) -> Encoder:
+        """Build the encoder.
+
+        Raises
+        ------
+        UnknownNameError, MissingExtraError, CheckpointError, SettingsError
+        """
+        return load_encoder(self.name, checkpoint=self.checkpoint, **self.options)
+
+
+def _number(text: str) -> str | int | float:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run is asked to do.
+
+    Parameters
+    ----------
+    corpus : str
+        A name from the table, a folder, or a manifest.
+    encoders : tuple of EncoderChoice or str
+        At least one; a text is read as on the command line.
+    systems : tuple of str
+        Names from `nver systems`; empty means all of them.
+    root, subset, label_column
+        Passed to `load_corpus`.
+    folds : str or None
+        "speaker", "random", "loso" or "column:NAME"; None means "speaker" where every speaker is
+        known and "random" elsewhere.
+    k : int
+        Number of folds, from 2.
+    seeds : int
+        Trainings of each neural system, from 1.
+    pairs : bool
+        Fuse every pair of encoders as well as all of them together.
+    allow_leak : bool
+        Go on although audio stands on both sides of a fold.
+    jobs : int or None
+        Processes; None means one per core.
+    batch_size : int
+        Clips that an encoder gets at once.
+    """
+
+    corpus: str
+    encoders: tuple[EncoderChoice | str, ...]
+    systems: tuple[str, ...] = ()
+    root: Path | None = None
+    subset: str | None = None
+    label_column: str | None = None
+    folds: str | None = None
+    k: int = 5
+    seeds: int = 1
+    pairs: bool = False
+    allow_leak: bool = False
+    jobs: int | None = None
+    batch_size: int = 32
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot run.
+
+        Raises
+        ------
+        SettingsError
+            If there is no encoder, or a count is out of range.
+        """
+        if not self.encoders:
+            raise SettingsError("Expected at least one encoder (-e NAME); see `nver encoders`.")
+        if self.k < 2 or self.seeds < 1:
+            raise SettingsError(f"Expected k >= 2 and seeds >= 1, got {self.k} and {self.seeds}.")
+
+    @property
+    def choices(self) -> tuple[EncoderChoice, ...]:
+        """The encoders, read."""
+        return tuple(
+            EncoderChoice.parse(entry) if isinstance(entry, str) else entry
+            for entry in self.encoders
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as plain JSON values."""
+        return asdict(self) | {
+            "encoders": [asdict(choice) for choice in self.choices],
+            "systems": list(self.systems),
+            "root": None if self.root is None else str(self.root),
+        }
+
+
+def demo_settings(jobs: int | None = None) -> Settings:
+    """Return the settings of `nver demo`: the synthetic corpus and the weight-free encoders."""
+    return Settings("synthetic", ("spectral", "prosodic"), jobs=jobs)

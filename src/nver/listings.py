@@ -1,0 +1,105 @@
+"""What `nver encoders`, `nver corpora` and `nver systems` print: rows of plain JSON values."""
+
+from __future__ import annotations
+
+import shutil
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nver.errors import NverError
+
+Row = dict[str, Any]
+
+
+def encoders() -> list[Row]:
+    """Return one row per known encoder: name, summary, dim, rate (Hz), modality, licence.
+
+    ``available`` is true where it can be built here without further arguments; otherwise ``reason``
+    says what is missing.
+    """
+    from nver.encoders import ENCODERS, LISTINGS
+
+    rows = []
+    for name in ENCODERS.names():
+        facts = LISTINGS[name].to_dict() if name in LISTINGS else {}
+        rows.append({"name": name} | facts | _availability(name))
+    return rows
+
+
+def _availability(name: str) -> Row:
+    from nver.encoders import load_encoder
+
+    try:
+        card = load_encoder(name).card
+    except NverError as error:
+        return {"available": False, "reason": str(error)}
+    facts = {"summary": card.summary, "dim": str(card.dim), "rate": card.rate}
+    facts |= {"modality": card.modality, "licence": card.licence}
+    return facts | {"available": True, "reason": ""}
+
+
+def corpora() -> list[Row]:
+    """Return one row per known corpus: its card, and whether it lies where nver looks for it."""
+    from nver.corpora import CORPORA, default_root
+
+    rows = []
+    for name in CORPORA.names():
+        card = CORPORA.load(name)().card
+        root = default_root(name)
+        here = card.synthetic or root.is_dir()
+        reason = "" if here else f"not in {root}; pass --root, or get it: {card.url}"
+        rows.append(card.to_dict() | {"available": here, "reason": reason})
+    return rows
+
+
+def corpus(
+    name: str, root: Path | None = None, subset: str | None = None, label_column: str | None = None
+) -> list[Row]:
+    """Return one row that describes a corpus on disk, as `Corpus.describe` does."""
+    from nver.corpora import load_corpus
+
+    return [load_corpus(name, root, subset=subset, label_column=label_column).describe()]
+
+
+def systems() -> list[Row]:
+    """Return one row per system: name, kind ("single" or "fusion"), summary."""
+    from nver.systems import SYSTEMS
+
+    return [
+        {"name": spec.name, "kind": spec.kind, "summary": spec.summary} for spec in SYSTEMS.values()
+    ]
+
+
+def text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return rows for a terminal: the name, then every other non-empty value, wrapped.
+
+    >>> print(text([{"name": "lda", "kind": "single", "reason": ""}]))
+    lda
+      kind: single
+    """
+    width = max(60, min(shutil.get_terminal_size((100, 24)).columns, 110))
+    return "\n".join(_paragraph(row, width) for row in rows)
+
+
+def _paragraph(row: Mapping[str, Any], width: int) -> str:
+    lines = [str(row["name"])]
+    for key, value in row.items():
+        if key == "name" or value in ("", None, [], {}):
+            continue
+        line = f"{key.replace('_', ' ')}: {_plain(value)}"
+        lines += textwrap.wrap(
+            line, width, initial_indent="  ", subsequent_indent="    ", break_long_words=False
+        )
+    return "\n".join(lines)
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_plain(entry)}" for key, entry in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_plain, value))
+    return str(value)
