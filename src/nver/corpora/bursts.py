@@ -112,7 +112,7 @@ def scream(rng: np.random.Generator, strength: float, tempo: float) -> Gesture:
         vowel=_vowel(rng, "a", "i"),
         mouth=[0.7 + 0.3 * strength],
         tension=[0.25 + 0.3 * strength],
-        roughness=_path(size, [0, 0.7 * rng.random(), 0.2]) * strength,
+        roughness=_path(size, [0.0, 0.7 * rng.random(), 0.2]) * strength,
     )
 
 
