@@ -34,3 +34,33 @@ def equal_shapes(inputs: Sequence[np.ndarray], most: int) -> list[list[int]]:
         size = max(1, most // max(1, shape[-1]))
         groups += [indices[first : first + size] for first in range(0, len(indices), size)]
     return groups
+
+
+def similar_lengths(inputs: Sequence[np.ndarray], most: int, padding: float) -> list[list[int]]:
+    """Return groups of indices of similar length, for networks that are exact under padding.
+
+    Parameters
+    ----------
+    inputs : sequence of ndarray
+        The last axis is time.
+    most : int
+        A padded group holds at most so many time steps (at least one clip).
+    padding : float
+        The shortest of a group is at least ``1 - padding`` times as long as its longest.
+
+    Examples
+    --------
+    >>> clips = [np.zeros(10), np.zeros(4), np.zeros(9), np.zeros(10)]
+    >>> similar_lengths(clips, most=30, padding=0.2)
+    [[0, 3, 2], [1]]
+    """
+    lengths = [array.shape[-1] for array in inputs]
+    groups: list[list[int]] = []
+    for index in sorted(range(len(inputs)), key=lambda index: -lengths[index]):
+        longest = lengths[groups[-1][0]] if groups else 0
+        fits = groups and (len(groups[-1]) + 1) * longest <= most
+        if fits and lengths[index] >= (1 - padding) * longest:
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+    return groups

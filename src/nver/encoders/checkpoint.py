@@ -191,7 +191,7 @@ def compare_tensors(
     Raises
     ------
     CheckpointError
-        One line: the file, then the missing, the unexpected and the misshaped tensors.
+        As `foreign` says it.
     """
     missing = sorted(set(expected) - set(found))
     extra = sorted(set(found) - set(expected))
@@ -200,16 +200,25 @@ def compare_tensors(
         for name, shape in sorted(expected.items())
         if name in found and found[name] != shape
     ]
-    faults = [
-        f"{len(names)} {kind} ({shortened(names)})"
-        for kind, names in (("missing", missing), ("unexpected", extra), ("misshaped", misshaped))
-        if names
-    ]
-    if faults:
-        raise CheckpointError(
-            f"{path} is not the expected checkpoint: of {len(expected)} tensors, "
-            f"{', '.join(faults)}."
-        )
+    if missing or extra or misshaped:
+        raise foreign(path, len(expected), missing, extra, misshaped)
+
+
+def foreign(
+    path: Path,
+    expected: int,
+    missing: Sequence[str],
+    extra: Sequence[str],
+    misshaped: Sequence[str],
+) -> CheckpointError:
+    """Return the error for another network's tensors: the file, then which tensors, in one line."""
+    kinds = (("missing", missing), ("unexpected", extra), ("misshaped", misshaped))
+    faults = ", ".join(
+        f"{len(names)} {kind} ({shortened(names)})" for kind, names in kinds if names
+    )
+    return CheckpointError(
+        f"{path} is not the expected checkpoint: of {expected} tensors, {faults}."
+    )
 
 
 def shortened(names: Sequence[str], most: int = 3) -> str:

@@ -137,6 +137,7 @@ def read_blocks(opened: Checkpoint) -> list[Block]:
         isinstance(described, list)
         and len(described) == len(BLOCKS)
         and all(isinstance(item, dict) and needed <= set(item) for item in described)
+        and all(isinstance(item[key], int) for item in described for key in ("kernel", "stride"))
     ):
         raise CheckpointError(
             f"{opened.folder / 'config.json'} must list {len(BLOCKS)} blocks, each with "

@@ -1,0 +1,186 @@
+"""Speech foundation models: any wav2vec 2.0-family checkpoint.
+
+wav2vec 2.0, XLS-R, MMS, voc2vec, HuBERT, WavLM, UniSpeech, UniSpeech-SAT and data2vec-audio, from a
+local folder or the hub, pooled over the frames of one layer. They hear 16 kHz mono, 50 frames a
+second. All were trained on speech, voc2vec on vocalisations. "last" is always `last_hidden_state`:
+the last of `hidden_states` changed its meaning between releases of transformers.
+
+A clip is normalised to mean 0 and variance 1 where the checkpoint's ``preprocessor_config.json``
+says so, on its own samples, before any padding. `nver.encoders.speech_network` says how batches are
+exact. In half precision (`dtype`, only when asked) they are exact to that precision, about 1e-2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+from torch import Tensor
+
+from nver.audio import RESAMPLER
+from nver.encoders.base import Encoder, EncoderCard
+from nver.encoders.batching import equal_shapes, similar_lengths
+from nver.encoders.checkpoint import CONFIG_FILE, sha256_of
+from nver.encoders.hub import Model, find_model
+from nver.encoders.speech_network import hidden_states, load_network
+from nver.encoders.speech_recipe import LICENCES, UNKNOWN_LICENCE, family_of, read_recipe
+from nver.errors import CheckpointError
+from nver.registry import unknown
+from nver.shapes import Embeddings, Mono
+
+EXTRA = "speech"
+POOLINGS = {"mean": 1, "mean+std": 2}  # how many statistics
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+PADDING = 0.2  # of a batch, at most
+MOST_SAMPLES = 16_000 * 32  # in one forward pass: about 0.7 GiB of activations in a base model
+
+
+class SpeechEncoder(Encoder):
+    """A wav2vec 2.0-family checkpoint.
+
+    Parameters
+    ----------
+    checkpoint : path or str
+        A folder (``config.json`` with ``model.safetensors``), its name below $NVER_WEIGHTS or
+        NVER_HOME/weights, or a hub id, ``ID@REVISION`` for one revision.
+    layer : int or "mean"
+        0 is what enters the first transformer layer, 1 its output, ...; -1 or the number of layers
+        is `last_hidden_state`. "mean" averages the outputs of all layers.
+    pooling : {"mean", "mean+std"}
+        Over the clip's frames; the standard deviation divides by their number, so that a clip of
+        one frame has 0.
+    normalise : bool, optional
+        Whether to bring each clip to mean 0 and variance 1; otherwise what the checkpoint's
+        ``preprocessor_config.json`` says, or without it what its kind was trained with (yes for
+        layer-norm convolutions, no for group-norm).
+    dtype : {"float32", "float16", "bfloat16"}
+        Precision of the network.
+    device : str
+        "cpu", "cuda", ...
+    name : str, optional
+        The card's name, unique within a run; otherwise ``speech:`` and the checkpoint's last part.
+
+    Raises
+    ------
+    CheckpointError
+        If the checkpoint is missing, truncated, incomplete or foreign.
+    EncoderError
+        If its ``model_type`` is of no supported family.
+    SettingsError, UnknownNameError
+        If an option is out of range.
+    MissingExtraError
+        If transformers is not installed.
+    """
+
+    def __init__(
+        self,
+        checkpoint: str | Path | None = None,
+        *,
+        layer: int | str = -1,
+        pooling: str = "mean",
+        normalise: bool | int | str | None = None,
+        dtype: str = "float32",
+        device: str = "cpu",
+        name: str | None = None,
+    ) -> None:
+        if checkpoint is None:
+            raise CheckpointError(
+                "Encoder 'speech' needs a checkpoint: a folder or a hub id, for instance "
+                "-e speech=facebook/wav2vec2-base."
+            )
+        for kind, value, known in (("pooling", pooling, POOLINGS), ("dtype", dtype, DTYPES)):
+            if value not in known:
+                raise unknown(f"{kind} of 'speech'", value, known)
+        model = find_model("speech", checkpoint, EXTRA)
+        self._family = family_of(model)
+        self._dtype, self._device = DTYPES[dtype], device
+        self._network = load_network(model, self._family.class_name, self._dtype, device)
+        self._recipe = read_recipe(model, self._network.config, layer, pooling, normalise)
+        self._card = self._describe(name, model)
+
+    def _describe(self, name: str | None, model: Model) -> EncoderCard:
+        recipe = self._recipe
+        short = Path(model.name).name.strip(".") or model.folder.resolve().name
+        return EncoderCard(
+            name=name or f"speech:{short}",
+            summary=f"{self._family.title} ({short}): frames of layer {recipe.layer_name}",
+            dim=recipe.width * POOLINGS[recipe.pooling],
+            rate=recipe.rate,
+            modality="audio-only",
+            pooling=f"{recipe.pooling} over frames",
+            licence=LICENCES.get(model.name, UNKNOWN_LICENCE),
+            citation=self._family.citation,
+            revision=model.revision,
+            parameters=sum(tensor.numel() for tensor in self._network.parameters()),
+            min_seconds=recipe.samples_for(1) / recipe.rate,
+            layer=recipe.layer_name,
+            extra=EXTRA,
+            download_bytes=model.bytes,
+            facts={
+                "resampler": RESAMPLER,
+                "normalise": str(recipe.normalise),
+                "dtype": str(self._dtype).removeprefix("torch."),
+                "config": sha256_of(model.folder / CONFIG_FILE),
+                "transformers": ".".join(version("transformers").split(".")[:2]),
+            },
+        )
+
+    @property
+    def card(self) -> EncoderCard:
+        """The facts of this encoder."""
+        return self._card
+
+    def features(self, samples: Mono) -> Mono:
+        """Return the samples, at mean 0 and variance 1 where the checkpoint was trained so."""
+        if not self._recipe.normalise:
+            return samples
+        exact = samples.astype(np.float64)
+        scaled = (exact - exact.mean()) / np.sqrt(exact.var() + 1e-7)
+        return np.asarray(scaled, dtype=np.float32)
+
+    def embed(self, inputs: Sequence[np.ndarray]) -> Embeddings:
+        """Return the embeddings [clips, dim], exact under any batching."""
+        vectors = np.empty((len(inputs), self._card.dim), dtype=np.float32)
+        groups = (
+            similar_lengths(inputs, MOST_SAMPLES, PADDING)
+            if self._family.exact_under_padding
+            else equal_shapes(inputs, MOST_SAMPLES)
+        )
+        with torch.inference_mode():
+            for group in groups:
+                vectors[group] = self._pooled([inputs[index] for index in group])
+        return vectors
+
+    def _pooled(self, inputs: Sequence[np.ndarray]) -> np.ndarray:
+        """Return the embeddings of clips that share a forward pass."""
+        recipe = self._recipe
+        clips = [
+            torch.tensor(samples, dtype=self._dtype, device=self._device) for samples in inputs
+        ]
+        states, last = hidden_states(self._network, clips, recipe.layer != recipe.layers)
+        if recipe.layer == "mean":
+            chosen = torch.stack([*states[1:], last]).mean(dim=0)
+        else:
+            chosen = last if recipe.layer == recipe.layers else states[int(recipe.layer)]
+        rows = [
+            pooled(frames[: recipe.frames(len(clip))].float(), recipe.pooling)
+            for frames, clip in zip(chosen, clips, strict=True)
+        ]
+        return np.asarray(torch.stack(rows).cpu().numpy())
+
+
+def pooled(
+    frames: Float32[Tensor, "frames width"], pooling: str
+) -> Float32[Tensor, "statistics_x_width"]:
+    """Return the mean over frames, and after it the standard deviation where `pooling` says so.
+
+    The standard deviation divides by the number of frames: 0 for a single one.
+    """
+    mean = frames.mean(dim=0)
+    if pooling == "mean":
+        return mean
+    return torch.cat([mean, (frames - mean).square().mean(dim=0).sqrt()])

@@ -1,0 +1,215 @@
+"""What a wav2vec 2.0-family checkpoint is, and how a speech encoder is asked to read it.
+
+The families that transformers reads alike, the licences that are known, and the recipe: layer,
+pooling, normalisation and frame counts, taken from the checkpoint's configuration and the options.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+from nver.encoders.checkpoint import CONFIG_FILE, read_json
+from nver.encoders.hub import PREPROCESSOR_FILE, Model
+from nver.errors import EncoderError, SettingsError
+from nver.registry import nearest
+
+logger = logging.getLogger(__name__)
+
+UNKNOWN_LICENCE = "see the checkpoint's page"
+LICENCES = {
+    "facebook/wav2vec2-base": "Apache-2.0",
+    "facebook/wav2vec2-xls-r-300m": "Apache-2.0",
+    "facebook/mms-300m": "CC-BY-NC-4.0",
+    "facebook/mms-1b": "CC-BY-NC-4.0",
+    "facebook/mms-1b-all": "CC-BY-NC-4.0",
+    "alkiskoudounas/voc2vec": "Apache-2.0",
+    "alkiskoudounas/voc2vec-as-pt": "Apache-2.0",
+    "alkiskoudounas/voc2vec-ls-pt": "Apache-2.0",
+    "alkiskoudounas/voc2vec-hubert-ls-pt": "Apache-2.0",
+}
+
+
+@dataclass(frozen=True)
+class Family:
+    """A family of networks.
+
+    Parameters
+    ----------
+    title : str
+        What it is called in papers.
+    class_name : str
+        Its class in transformers.
+    citation : str
+        Its paper.
+    exact_under_padding : bool
+        Whether a mask makes padded batches exact.
+    """
+
+    title: str
+    class_name: str
+    citation: str
+    exact_under_padding: bool = True
+
+
+FAMILIES = {
+    "wav2vec2": Family(
+        "wav2vec 2.0", "Wav2Vec2Model", "Baevski et al., wav2vec 2.0, 2020, arXiv:2006.11477"
+    ),
+    "hubert": Family("HuBERT", "HubertModel", "Hsu et al., HuBERT, 2021, arXiv:2106.07447"),
+    "wavlm": Family("WavLM", "WavLMModel", "Chen et al., WavLM, 2022, arXiv:2110.13900"),
+    "unispeech": Family(
+        "UniSpeech", "UniSpeechModel", "Wang et al., UniSpeech, 2021, arXiv:2101.07597"
+    ),
+    "unispeech-sat": Family(
+        "UniSpeech-SAT", "UniSpeechSatModel", "Chen et al., UniSpeech-SAT, 2022, arXiv:2110.05752"
+    ),
+    "data2vec-audio": Family(
+        "data2vec",
+        "Data2VecAudioModel",
+        "Baevski et al., data2vec, 2022, arXiv:2202.03555",
+        exact_under_padding=False,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What changes the numbers of a speech encoder, read from its configuration and options.
+
+    Parameters
+    ----------
+    layer : int or str
+        0 (what enters the first transformer layer) to the number of layers (the output), or "mean".
+    layers : int
+        Number of transformer layers.
+    pooling : str
+        "mean" or "mean+std".
+    normalise : bool
+        Whether a clip is brought to mean 0 and variance 1.
+    rate : int
+        Sampling rate in Hz.
+    width : int
+        Of a frame.
+    convolutions : tuple of (int, int)
+        Kernel and stride of each convolution.
+    """
+
+    layer: int | str
+    layers: int
+    pooling: str
+    normalise: bool
+    rate: int
+    width: int
+    convolutions: tuple[tuple[int, int], ...]
+
+    @property
+    def layer_name(self) -> str:
+        """The layer as the card says it."""
+        return "last" if self.layer == self.layers else str(self.layer)
+
+    def frames(self, samples: int) -> int:
+        """Return how many frames a clip of so many samples has."""
+        for kernel, stride in self.convolutions:
+            samples = (samples - kernel) // stride + 1
+        return samples
+
+    def samples_for(self, frames: int) -> int:
+        """Return the fewest samples that have so many frames."""
+        for kernel, stride in reversed(self.convolutions):
+            frames = (frames - 1) * stride + kernel
+        return frames
+
+
+def family_of(model: Model) -> Family:
+    """Return the family that a checkpoint's ``config.json`` names.
+
+    Raises
+    ------
+    EncoderError
+        If none of the supported ones; the message names them and the nearest.
+    """
+    found = str(read_json(model.folder / CONFIG_FILE).get("model_type"))
+    if found not in FAMILIES:
+        guess = nearest(found, FAMILIES)
+        hint = f" The nearest name is '{guess}'." if guess else ""
+        raise EncoderError(
+            f"Encoder 'speech' reads model_type {', '.join(FAMILIES)}; "
+            f"{model.folder / CONFIG_FILE} says '{found}'.{hint}"
+        )
+    return FAMILIES[found]
+
+
+def read_recipe(
+    model: Model, config: Any, layer: int | str, pooling: str, normalise: bool | int | str | None
+) -> Recipe:
+    """Return what changes the numbers.
+
+    Parameters
+    ----------
+    model : Model
+        The checkpoint's files.
+    config : PretrainedConfig
+        The network's configuration, defaults filled in.
+    layer, pooling, normalise
+        The options of `SpeechEncoder`.
+
+    Raises
+    ------
+    SettingsError
+        If `layer` is no layer of the network or `normalise` no truth value.
+    EncoderError
+        If the network has an adapter on top, which shortens its output.
+    """
+    if getattr(config, "add_adapter", False):
+        raise EncoderError(
+            f"{model.folder} has a length adapter on top (add_adapter), which 'speech' does not "
+            "read. Use the checkpoint that it was made from."
+        )
+    layers = int(config.num_hidden_layers)
+    preprocessor = model.folder / PREPROCESSOR_FILE
+    said = read_json(preprocessor) if preprocessor.is_file() else {}
+    # Those with layer-norm convolutions were trained on normalised input, the others were not.
+    trained = getattr(config, "feat_extract_norm", "layer") == "layer"
+    chosen = bool(said.get("do_normalize", trained)) if normalise is None else truth(normalise)
+    logger.info("%s: normalise=%s (preprocessor says %s)", model.name, chosen, said or "nothing")
+    return Recipe(
+        layer=layer_index(layer, layers),
+        layers=layers,
+        pooling=pooling,
+        normalise=chosen,
+        rate=int(said.get("sampling_rate", 16_000)),
+        width=int(config.hidden_size),
+        convolutions=tuple(zip(config.conv_kernel, config.conv_stride, strict=True)),
+    )
+
+
+def layer_index(layer: int | str, layers: int) -> int | str:
+    """Return a layer as 0 to `layers` (-1 and "last" mean `layers`), or "mean".
+
+    >>> layer_index(-1, 12), layer_index(-2, 12), layer_index("last", 12), layer_index(0, 12)
+    (12, 11, 12, 0)
+    """
+    if layer == "mean":
+        return "mean"
+    index = -1 if layer == "last" else layer
+    if isinstance(index, bool) or not isinstance(index, int) or not -layers - 1 <= index <= layers:
+        raise SettingsError(
+            f"The layer of 'speech' must be 0 to {layers}, -1 (last) or 'mean' for this "
+            f"checkpoint, it is {layer!r}."
+        )
+    return index if index >= 0 else layers + 1 + index
+
+
+def truth(value: bool | int | str) -> bool:
+    """Return a truth value as options give it: True, 1, "yes", "true" or their opposites.
+
+    >>> truth("no"), truth(1)
+    (False, True)
+    """
+    words = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+    word = str(value).lower()
+    if word not in words:
+        raise SettingsError(f"normalise must be yes or no, it is {value!r}.")
+    return words[word]
