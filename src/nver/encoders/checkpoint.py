@@ -145,7 +145,7 @@ class Checkpoint:
                 f"{self.folder / CONFIG_FILE} must give a number for {'.'.join(path)}, "
                 f"it gives {value!r}. Is this the right checkpoint?"
             )
-        return value
+        return float(value)
 
     def tensors(
         self, shapes: Mapping[str, tuple[int, ...]], ignored: Iterable[str] = ()
@@ -169,14 +169,14 @@ class Checkpoint:
 
         ignored = tuple(ignored)
         try:
-            with safe_open(self.weights, framework="numpy") as file:
+            with safe_open(self.weights, framework="pt") as file:
                 found = {
                     name: tuple(file.get_slice(name).get_shape())
                     for name in file.keys()  # noqa: SIM118 - safe_open is no mapping
                     if not (name.startswith(ignored) or name.endswith(ignored))
                 }
                 compare_tensors(self.weights, shapes, found)
-                return {name: file.get_tensor(name).astype(np.float32) for name in shapes}
+                return {name: file.get_tensor(name).float().numpy() for name in shapes}
         except (SafetensorError, OSError) as error:
             raise CheckpointError(
                 f"{self.weights} is truncated or no safetensors file ({error}). Fetch it again."

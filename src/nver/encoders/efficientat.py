@@ -116,7 +116,7 @@ class Block:
             found[f"{self.name}.{index}.0.weight"] = shape
             found |= norm_shapes(f"{self.name}.{index}.1", shape[0])
         if self.squeeze:
-            narrow = divisible(self.inside // 4)
+            narrow = divisible(self.inside / 4)
             for layer, shape in (("fc1", (narrow, self.inside)), ("fc2", (self.inside, narrow))):
                 found[f"{self.excitation}.{layer}.weight"] = shape
                 found[f"{self.excitation}.{layer}.bias"] = shape[:1]
