@@ -1,8 +1,8 @@
 """nver: non-verbal emotion recognition.
 
-Which emotion does a laugh, a cry, a scream, a sigh or a gasp express? nver turns clips into embeddings
-of frozen foundation models, fuses them by optimal transport and attention (MATA, arXiv 2409.14221),
-trains small heads, and judges them by speaker-independent cross-validation.
+Which emotion does a laugh, a cry, a scream, a sigh or a gasp express? nver turns clips into
+embeddings of frozen foundation models, fuses them by optimal transport and attention (MATA, arXiv
+2409.14221), trains small heads, and judges them by speaker-independent cross-validation.
 
 The public names are loaded when they are asked for: `import nver` loads neither torch nor pandas.
 """
@@ -41,7 +41,7 @@ _HOMES = {
     "NverError": "nver.errors",
 }
 
-__all__ = [*_HOMES, "__version__"]  # noqa: PLE0604 - every key of the table is a string
+__all__ = [*_HOMES, "__version__"]
 
 if TYPE_CHECKING:
     from nver.audio import Waveform as Waveform

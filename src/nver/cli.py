@@ -26,10 +26,14 @@ class _Parser(argparse.ArgumentParser):
     """argparse, with the nearest known name for a command or option that it does not know."""
 
     def error(self, message: str) -> NoReturn:
-        known = [option for action in self._actions for option in action.option_strings]
-        for action in self._actions:
-            if isinstance(action, argparse._SubParsersAction):
-                known += list(action.choices)
+        parsers: list[argparse.ArgumentParser] = [self]
+        known: list[str] = []
+        for parser in parsers:
+            for action in parser._actions:
+                known += action.option_strings
+                if isinstance(action, argparse._SubParsersAction):
+                    known += action.choices
+                    parsers += action.choices.values()
         words = message.replace(",", " ").replace("'", " ").split()
         for word in words:
             guess = nearest(word, known)
@@ -50,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"nver {__version__}")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.set_defaults(debug=False)
     commands = parser.add_subparsers(
         dest="command", metavar="COMMAND", required=True, parser_class=_Parser
     )
@@ -102,6 +107,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     report.add_argument("run_folder", type=Path, metavar="RUN")
     report.set_defaults(run=_report)
+    for command in commands.choices.values():
+        command.add_argument(
+            "--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS
+        )
     return parser
 
 
@@ -161,7 +170,7 @@ def _corpus_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "corpus",
         metavar="CORPUS",
-        help="a name (nver corpora), a folder with a sub-folder per label, or a CSV/Parquet manifest",
+        help="a name (nver corpora), a folder with a sub-folder per label, or a manifest",
     )
     _corpus_options(parser)
 

@@ -8,30 +8,34 @@ could not be used (failures.csv).
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from nver import provenance
 from nver.config import Settings
 from nver.corpora import Corpus, load_corpus
 from nver.encoders import Encoder
-from nver.errors import NverError, SettingsError
+from nver.errors import SettingsError
 from nver.extraction import Extraction, Failure, extract
+from nver.registry import unknown
 from nver.store import EmbeddingStore
 
 if TYPE_CHECKING:
-    import pandas
-
-    from nver.cross_validation import Predictions, SystemRun
+    from nver.cross_validation import SystemRun
     from nver.dataset import EmbeddingDataset
-    from nver.splits import Fold, LeakageReport
+    from nver.leakage import LeakageReport
+    from nver.splits import Fold
 
 Progress = Callable[[str, int, int], None]
 
@@ -136,7 +140,6 @@ class Split:
     protocol: str
     folds: tuple[Fold, ...]
     leakage: LeakageReport
-    warnings: tuple[str, ...]
 
 
 def split(dataset: EmbeddingDataset, settings: Settings) -> Split:
@@ -149,15 +152,38 @@ def split(dataset: EmbeddingDataset, settings: Settings) -> Split:
     LeakageError
         If audio, or in a speaker-independent protocol a speaker, stands on both sides of a fold.
     """
-    from nver.splits import check_leakage, make_folds
+    from nver.leakage import check_leakage
+    from nver.splits import make_folds
 
-    raise NotImplementedError
+    known = dataset.speakers is not None and all(name is not None for name in dataset.speakers)
+    protocol = settings.folds or ("speaker" if known else "random")
+    column = _fold_column(dataset, protocol) if protocol.startswith("column:") else None
+    folds = make_folds(protocol, dataset.y, dataset.speakers, k=settings.k, column=column)
+    leakage = check_leakage(
+        folds, dataset.speakers, dataset.digests, dataset.thumbprints, dataset.files, dataset.y
+    )
+    leakage.raise_if_leaking(protocol, allow_leak=settings.allow_leak)
+    return Split(protocol, folds, leakage)
+
+
+def _fold_column(dataset: EmbeddingDataset, protocol: str) -> np.ndarray:
+    name = protocol.removeprefix("column:")
+    if name not in dataset.columns:
+        raise unknown("column", name, dataset.columns)
+    return dataset.columns[name]
 
 
 def plan(settings: Settings, encoders: Sequence[str]) -> tuple[SystemRun, ...]:
     """Return what is compared: single systems on each encoder, fusions on all of them.
 
     With ``settings.pairs`` the fusions run on every pair as well.
+
+    Parameters
+    ----------
+    settings : Settings
+        Its ``systems`` and ``pairs`` are used.
+    encoders : sequence of str
+        Names of the dataset's views.
 
     Raises
     ------
@@ -171,8 +197,8 @@ def plan(settings: Settings, encoders: Sequence[str]) -> tuple[SystemRun, ...]:
 
     specs = [get_system(name) for name in settings.systems or SYSTEMS]
     groups = [tuple(encoders)] if len(encoders) > 1 else []
-    if settings.pairs:
-        groups = [*combinations(encoders, 2), *groups] if len(encoders) > 2 else groups
+    if settings.pairs and len(encoders) > 2:
+        groups = [*combinations(encoders, 2), *groups]
     runs = [
         SystemRun(spec.name, group)
         for spec in specs
@@ -180,8 +206,8 @@ def plan(settings: Settings, encoders: Sequence[str]) -> tuple[SystemRun, ...]:
     ]
     if not runs:
         raise SettingsError(
-            f"A fusion ({', '.join(spec.name for spec in specs)}) needs at least two encoders, "
-            f"got {', '.join(encoders)}. Add another -e ENCODER."
+            f"{', '.join(spec.name for spec in specs)} fuses at least two encoders, got "
+            f"{', '.join(encoders)} alone. Add another -e ENCODER."
         )
     return tuple(runs)
 
@@ -194,25 +220,155 @@ def evaluate(settings: Settings, out: str | Path, progress: Progress | None = No
     settings : Settings
         What to do.
     out : path
-        The run folder; made if missing. An earlier run in it is kept under ``earlier/``.
+        The run folder; made if missing. The files of an earlier run in it are replaced.
     progress : callable or None
         Called as ``progress(what, done, total)``.
 
-    Returns
-    -------
-    Run
-
     Raises
     ------
-    CorpusError, EncoderError, SplitError, LeakageError, SettingsError, UnknownNameError
-        In one sentence each, before anything is trained.
+    NverError
+        Of the corpus, an encoder, the folds, a leak or a setting: in one sentence each, before
+        anything is trained.
     """
-    from nver.cross_validation import cross_validate
+    from nver.cross_validation import cross_validate, scores
     from nver.report import write_report
 
     started, clock = datetime.now(timezone.utc), time.monotonic()
     folder = _run_folder(Path(out))
-    runs = plan(settings, [choice.name for choice in settings.choices])
+    plan(settings, [choice.name for choice in settings.choices])
     encoding = encode(settings, progress)
+    write_failures(folder / "failures.csv", encoding.failures)
     dataset = gather(encoding)
     division = split(dataset, settings)
+    predictions = cross_validate(
+        dataset,
+        plan(settings, tuple(dataset.views)),
+        division.folds,
+        seeds=range(settings.seeds),
+        jobs=settings.jobs,
+        progress=progress,
+    )
+    predictions.to_parquet(folder / "predictions.parquet")
+    told = scores(predictions, corpus=dataset.name, folds=division.protocol, k=len(division.folds))
+    _write_json(folder / "scores.json", told)
+    _write_projection(folder / "projection.parquet", dataset, progress)
+    warnings = _warnings(encoding, division, told)
+    origin = _origin(settings, encoding, division)
+    times = {
+        "started": started.isoformat(timespec="seconds"),
+        "seconds": round(time.monotonic() - clock, 1),
+    }
+    _write_json(folder / "run.json", origin | times | {"warnings": list(warnings)})
+    report = write_report(folder)
+    return Run(folder, report, told, warnings, len(encoding.failures))
+
+
+def write_failures(path: Path, failures: Sequence[Failure]) -> None:
+    """Write the clips that could not be used as CSV: file, stage, reason."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _whole(path) as part, part.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("file", "stage", "reason"))
+        writer.writerows((failure.file, failure.stage, failure.reason) for failure in failures)
+
+
+def _run_folder(folder: Path) -> Path:
+    """Return the folder, made if missing; refuse one that holds something else than a run."""
+    if folder.is_file():
+        raise SettingsError(f"Expected a folder for the results, '{folder}' is a file.")
+    own = {"failures.csv", "run.json", "predictions.parquet"}
+    entries = folder.iterdir() if folder.is_dir() else ()
+    present = {entry.name for entry in entries if not entry.name.startswith(".")}
+    if present and not present & own:
+        raise SettingsError(
+            f"'{folder}' holds files that are no run ({min(present)}). Choose an empty or a new "
+            "folder with --out."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("scores.json", "run.json"):  # until the new run is finished there is no result
+        (folder / name).unlink(missing_ok=True)
+    return folder
+
+
+def _origin(settings: Settings, encoding: Encoding, division: Split) -> dict[str, Any]:
+    """Return where a run's numbers come from, as plain JSON values."""
+    corpus = encoding.corpus
+    done = encoding.extraction
+    listing = "".join(f"{file} {digest}\n" for file, digest in done.digests.items())
+    return {
+        "nver": provenance.versions()["nver"],
+        "libraries": provenance.versions(),
+        "command": provenance.command(),
+        "hardware": provenance.hardware(),
+        "settings": settings.to_dict() | {"folds": division.protocol},
+        "corpus": corpus.card.to_dict() | corpus.describe(),
+        "corpus_sha256": hashlib.sha256(listing.encode()).hexdigest(),
+        "encoders": [
+            encoder.card.to_dict() | {"fingerprint": encoder.card.fingerprint}
+            for encoder in encoding.encoders
+        ],
+        "leakage": division.leakage.to_dict(),
+        "extraction": {
+            "encoded": done.encoded,
+            "reused": done.reused,
+            "seconds": round(done.seconds, 1),
+            "failures": len(encoding.failures),
+        },
+    }
+
+
+def _warnings(encoding: Encoding, division: Split, told: dict[str, Any]) -> tuple[str, ...]:
+    """Return what a reader of the scores must know, a sentence each."""
+    found = [encoding.corpus.card.warning, *encoding.corpus.notes, *division.leakage.sentences()]
+    if division.protocol == "random":
+        found.append(
+            "Random folds: the same people may be heard in training and in test. "
+            "Scores say less about new people; compare with --folds speaker or loso."
+        )
+    found += [failure["sentence"] for failure in told["failures"]]
+    found += told["notes"]
+    return tuple(dict.fromkeys(sentence for sentence in found if sentence))
+
+
+def _write_projection(path: Path, dataset: EmbeddingDataset, progress: Progress | None) -> None:
+    """Write where each clip lies on the t-SNE map of each encoder."""
+    import pandas as pd
+
+    from nver.report.figures import project
+
+    maps = []
+    for done, name in enumerate(dataset.views):
+        if progress is not None:
+            progress("t-SNE maps", done, len(dataset.views))
+        chart = project(np.ascontiguousarray(dataset.view(name)), dataset.y.tolist())
+        rows = chart.indices
+        maps.append(
+            pd.DataFrame(
+                {
+                    "file": [dataset.files[row] for row in rows],
+                    "encoder": name,
+                    "x": chart.coordinates[:, 0],
+                    "y": chart.coordinates[:, 1],
+                    "label": dataset.y[rows],
+                    "speaker": None if dataset.speakers is None else dataset.speakers[rows],
+                }
+            )
+        )
+    with _whole(path) as part:
+        pd.concat(maps, ignore_index=True).to_parquet(part, index=False)
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    with _whole(path) as part:
+        part.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """Yield a temporary path that takes the place of `path` when it is written."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield part
+        os.replace(part, path)  # noqa: PTH105 - replaces atomically on every system
+    finally:
+        part.unlink(missing_ok=True)

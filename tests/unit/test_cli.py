@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from nver import cli
+
+
+def _modules_after(code: str) -> set[str]:
+    probe = f"import sys\n{code}\nprint(' '.join(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    return set(done.stdout.splitlines()[-1].split())
+
+
+HEAVY = {"torch", "transformers", "sklearn", "scipy", "pandas", "numpy", "matplotlib", "pyarrow"}
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import nver",
+        "from nver.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass",
+        "from nver.cli import main\ntry: main(['evaluate', '--help'])\nexcept SystemExit: pass",
+    ],
+)
+def test_help_loads_nothing_heavy(code: str) -> None:
+    assert not _modules_after(code) & HEAVY
+
+
+def test_an_unknown_command_gets_the_nearest(capsys, monkeypatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["nver", "evalute"])
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["evalute"])
+    assert caught.value.code == cli.USAGE
+    assert "Did you mean 'evaluate'?" in capsys.readouterr().err
+
+
+def test_an_unknown_option_gets_the_nearest(capsys, monkeypatch) -> None:
+    argv = ["evaluate", "synthetic", "-e", "spectral", "--out", "x", "--sedes", "3"]
+    monkeypatch.setattr(sys, "argv", ["nver", *argv])
+    with pytest.raises(SystemExit) as caught:
+        cli.main(argv)
+    assert caught.value.code == cli.USAGE
+    assert "Did you mean '--seeds'?" in capsys.readouterr().err
+
+
+def test_an_error_is_one_line(capsys, nver_home) -> None:
+    assert cli.main(["embed", "vivea", "-e", "spectral"]) == cli.ERROR
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert "Did you mean 'vivae'?" in told
+
+
+def test_debug_shows_the_traceback(nver_home) -> None:
+    from nver.errors import UnknownNameError
+
+    for argv in (["--debug", "embed", "vivea"], ["embed", "vivea", "--debug"]):
+        with pytest.raises(UnknownNameError):
+            cli.main([*argv, "-e", "spectral"])
+
+
+def test_an_unexpected_error_is_one_line_too(capsys, monkeypatch) -> None:
+    from nver import listings
+
+    def broken() -> None:
+        raise RuntimeError("boom")
+
+    monkeypatch.setattr(listings, "systems", broken)
+    assert cli.main(["systems"]) == cli.ERROR
+    assert "unexpected RuntimeError: boom" in capsys.readouterr().err
+
+
+def test_ctrl_c_says_what_is_kept(capsys, monkeypatch) -> None:
+    from nver import listings
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(listings, "systems", interrupted)
+    assert cli.main(["systems"]) == cli.INTERRUPTED
+    assert "What was encoded is kept" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("listing", ["encoders", "corpora", "systems"])
+def test_listings_are_text_or_json(listing: str, capsys, nver_home) -> None:
+    assert cli.main([listing]) == cli.DONE
+    text = capsys.readouterr().out
+    assert cli.main([listing, "--json"]) == cli.DONE
+    rows = json.loads(capsys.readouterr().out)
+    assert len(rows) > 4
+    for row in rows:
+        assert row["name"] in text
+        if "available" in row:
+            assert row["available"] or row["reason"]
