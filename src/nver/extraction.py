@@ -5,9 +5,9 @@ reads and decodes the next. In a window the clips are sorted by length, so that 
 of similar length; encoders are exact under any batching, so this changes no number.
 
 Every batch is stored as soon as it is encoded, and what decoding found out about the files before
-that. So a run that is interrupted (Ctrl-C, kill -9, power) continues where it stopped and loses at
-most the batch in flight. A second run reads the files, to see that they are the same, and decodes
-and encodes nothing.
+that. So a run that is interrupted (Ctrl-C, kill -9, power) continues where it stopped: it loses the
+batch in flight and the inputs read ahead, never a stored clip. A second run reads the files, to see
+that they are the same, and decodes and encodes nothing.
 
 A clip that cannot be read, decoded or encoded, or is silent, becomes a `Failure` and the run goes
 on. Failures are not stored: the next run tries again.
@@ -38,7 +38,7 @@ from nver.errors import (
 from nver.shapes import Embedding
 from nver.store import EmbeddingStore, EmbeddingTable, FactsTable
 
-WINDOW_CLIPS = 256
+WINDOW_CLIPS = 128
 """Most clips read ahead and sorted together."""
 
 WINDOW_VALUES = 2**24
