@@ -63,7 +63,7 @@ class ByolSEncoder(Encoder):
     mean, std : float, optional
         Of the log-mel values of the whole data set, to normalise the input; the configuration's
         otherwise. In an experiment, take them from training speakers.
-    name : str
+    alias : str
         The card's name, unique within a run.
 
     Raises
@@ -80,7 +80,7 @@ class ByolSEncoder(Encoder):
         *,
         mean: float | None = None,
         std: float | None = None,
-        name: str = "byol-s",
+        alias: str = "byol-s",
     ) -> None:
         opened = Checkpoint.open(find_folder("byol-s", FOLDERS, checkpoint, LICENCE))
         tensors = opened.tensors(SHAPES, ignored=("num_batches_tracked",))
@@ -97,16 +97,16 @@ class ByolSEncoder(Encoder):
             (as_tensor(tensors[f"fc.{n}.weight"]), as_tensor(tensors[f"fc.{n}.bias"]))
             for n in (0, 3)
         ]
-        self._card = self._describe(name, opened, tensors)
+        self._card = self._describe(alias, opened, tensors)
 
     def _describe(
-        self, name: str, opened: Checkpoint, tensors: dict[str, np.ndarray]
+        self, alias: str, opened: Checkpoint, tensors: dict[str, np.ndarray]
     ) -> EncoderCard:
         frontend = self._logmel
         frames = int(opened.number("min_frames"))
         trained = [n for n in tensors if "running" not in n]
         return EncoderCard(
-            name=name,
+            name=alias,
             summary="BYOL-S (SERAB): self-supervised on AudioSet speech",
             dim=DIM,
             rate=frontend.rate,

@@ -186,7 +186,7 @@ class EfficientATEncoder(Encoder):
         ``efficientat_mn04`` in $NVER_WEIGHTS and NVER_HOME/weights.
     layer : {"last", "features.11"}
         Which feature map becomes the embedding; both give 384 values.
-    name : str
+    alias : str
         The card's name, unique within a run.
 
     Raises
@@ -202,7 +202,7 @@ class EfficientATEncoder(Encoder):
         checkpoint: str | Path | None = None,
         *,
         layer: str = "last",
-        name: str = "efficientat-mn04",
+        alias: str = "efficientat-mn04",
     ) -> None:
         if layer not in LAYERS:
             raise unknown("layer of efficientat-mn04", layer, LAYERS)
@@ -214,15 +214,15 @@ class EfficientATEncoder(Encoder):
         self._layer = layer
         self._logmel = log_mel(opened)
         self._weights = prepared(tensors)
-        self._card = self._describe(name, opened, tensors)
+        self._card = self._describe(alias, opened, tensors)
 
     def _describe(
-        self, name: str, opened: Checkpoint, tensors: dict[str, np.ndarray]
+        self, alias: str, opened: Checkpoint, tensors: dict[str, np.ndarray]
     ) -> EncoderCard:
         rate = self._logmel.rate
         trained = [n for n in tensors if "running" not in n]
         return EncoderCard(
-            name=name,
+            name=alias,
             summary="EfficientAT mn04: MobileNetV3 distilled for AudioSet tagging",
             dim=DIM,
             rate=rate,

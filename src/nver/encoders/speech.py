@@ -61,7 +61,7 @@ class SpeechEncoder(Encoder):
         Precision of the network.
     device : str
         "cpu", "cuda", ...
-    name : str, optional
+    alias : str, optional
         The card's name, unique within a run; otherwise ``speech:`` and the checkpoint's last part.
 
     Raises
@@ -85,7 +85,7 @@ class SpeechEncoder(Encoder):
         normalise: bool | int | str | None = None,
         dtype: str = "float32",
         device: str = "cpu",
-        name: str | None = None,
+        alias: str | None = None,
     ) -> None:
         if checkpoint is None:
             raise CheckpointError(
@@ -100,13 +100,13 @@ class SpeechEncoder(Encoder):
         self._dtype, self._device = DTYPES[dtype], device
         self._network = load_network(model, self._family.class_name, self._dtype, device)
         self._recipe = read_recipe(model, self._network.config, layer, pooling, normalise)
-        self._card = self._describe(name, model)
+        self._card = self._describe(alias, model)
 
-    def _describe(self, name: str | None, model: Model) -> EncoderCard:
+    def _describe(self, alias: str | None, model: Model) -> EncoderCard:
         recipe = self._recipe
         short = Path(model.name).name.strip(".") or model.folder.resolve().name
         return EncoderCard(
-            name=name or f"speech:{short}",
+            name=alias or f"speech:{short}",
             summary=f"{self._family.title} ({short}): frames of layer {recipe.layer_name}",
             dim=recipe.width * POOLINGS[recipe.pooling],
             rate=recipe.rate,

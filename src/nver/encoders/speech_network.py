@@ -171,7 +171,7 @@ def of_backbone(name: str) -> bool:
 
 
 def hidden_states(
-    network: nn.Module, clips: Sequence[Float[Tensor, "samples"]], every_layer: bool
+    network: nn.Module, clips: Sequence[Float[Tensor, "_"]], every_layer: bool
 ) -> tuple[tuple[Tensor, ...], Tensor]:
     """Return the hidden states of a batch, exact for every clip's own frames.
 

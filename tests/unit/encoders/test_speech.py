@@ -1,0 +1,355 @@
+"""Speech encoders on tiny random networks: the plain network alone is the reference."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.contracts.checkpoints import SPEECH_KINDS, tiny_network, write_speech
+
+from nver.audio import Waveform
+from nver.encoders import load_encoder, speech
+from nver.encoders.speech import SpeechEncoder
+from nver.errors import (
+    CheckpointError,
+    EncoderError,
+    MissingExtraError,
+    SettingsError,
+    UnknownNameError,
+)
+
+transformers = pytest.importorskip("transformers")
+torch = pytest.importorskip("torch")
+
+LENGTHS = (400, 719, 720, 16000, 15000, 16000, 17111, 48000, 5000)
+EXACT = 2e-6
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return a function from a kind to its checkpoint's folder, each written once."""
+    root = tmp_path_factory.mktemp("speech")
+
+    def folder(kind: str) -> Path:
+        path = root / kind
+        return path if path.is_dir() else write_speech(path, kind)
+
+    return folder
+
+
+@pytest.fixture
+def group(folders: Callable[[str], Path], tmp_path: Path) -> Path:
+    """Return a copy of the tiny wav2vec 2.0 with group norm, which the test may spoil."""
+    source, copy = folders("wav2vec2-group"), tmp_path / "tiny"
+    copy.mkdir()
+    for path in source.iterdir():
+        (copy / path.name).write_bytes(path.read_bytes())
+    return copy
+
+
+def clips(lengths: tuple[int, ...] = LENGTHS) -> list[Waveform]:
+    rng = np.random.default_rng(0)
+    return [
+        Waveform((0.3 * rng.random() * rng.standard_normal(n)).astype(np.float32), 16000)
+        for n in lengths
+    ]
+
+
+def relative(found: np.ndarray, expected: np.ndarray) -> float:
+    """Return the largest error of a clip, relative to its largest value."""
+    error = np.abs(found - expected).max(axis=1) / np.abs(expected).max(axis=1)
+    return float(error.max())
+
+
+def alone(encoder: SpeechEncoder, waveforms: list[Waveform]) -> np.ndarray:
+    return np.concatenate([encoder.encode([waveform]) for waveform in waveforms])
+
+
+def by_network(kind: str, encoder: SpeechEncoder, waveforms: list[Waveform]) -> np.ndarray:
+    """Return what the plain network gives for each clip alone, unpadded, unmasked."""
+    network = tiny_network(kind)
+    rows = []
+    with torch.inference_mode():
+        for waveform in waveforms:
+            output = network(torch.from_numpy(encoder.frontend(waveform))[None])
+            rows.append(output.last_hidden_state[0].mean(dim=0).numpy())
+    return np.stack(rows)
+
+
+@pytest.mark.parametrize("kind", SPEECH_KINDS)
+def test_batches_are_exact(
+    kind: str, folders: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(speech, "PADDING", 1.0)  # 400 samples beside 48,000: the worst batch
+    encoder = SpeechEncoder(folders(kind))
+    waveforms = clips()
+    expected = by_network(kind, encoder, waveforms)
+    assert np.ptp(expected, axis=0).max() > 0.01 * np.abs(expected).max()
+    assert relative(alone(encoder, waveforms), expected) < EXACT
+    assert relative(encoder.encode(waveforms), expected) < EXACT
+    assert relative(encoder.encode(waveforms[::-1])[::-1], expected) < EXACT
+
+
+@pytest.mark.parametrize("kind", ["wav2vec2-group", "data2vec-audio"])
+def test_what_makes_batches_exact_is_needed(
+    kind: str, folders: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(speech, "PADDING", 1.0)
+    encoder = SpeechEncoder(folders(kind))
+    if kind == "data2vec-audio":
+        monkeypatch.setattr(speech, "equal_shapes", lambda inputs, most: [[*range(len(inputs))]])
+    else:
+        encoder._network.feature_extractor = encoder._network.feature_extractor.stack
+    waveforms = clips()
+    assert relative(encoder.encode(waveforms), by_network(kind, encoder, waveforms)) > 1e-2
+
+
+@pytest.mark.parametrize("kind", ["wav2vec2-layer", "hubert-group"])
+def test_layers_are_those_of_the_network(kind: str, folders: Callable[[str], Path]):
+    waveform = clips((7000,))[0]
+    last = SpeechEncoder(folders(kind))
+    samples = torch.from_numpy(last.frontend(waveform))[None]
+    with torch.inference_mode():
+        output = tiny_network(kind)(samples, output_hidden_states=True)
+    states = [state[0] for state in output.hidden_states[:3]] + [output.last_hidden_state[0]]
+    expected = {
+        0: states[0],
+        2: states[2],
+        -2: states[2],
+        3: states[3],
+        -1: states[3],
+        "mean": torch.stack(states[1:]).mean(dim=0),
+    }
+    for layer, state in expected.items():
+        encoder = SpeechEncoder(folders(kind), layer=layer)
+        found = encoder.encode([waveform])
+        assert relative(found, state.mean(dim=0).numpy()[None]) < EXACT
+    assert last.card.layer == SpeechEncoder(folders(kind), layer=3).card.layer == "last"
+
+
+def test_mean_and_std_over_the_frames(folders: Callable[[str], Path]):
+    folder = folders("wav2vec2-layer")
+    waveforms = clips((400, 9000))
+    both = SpeechEncoder(folder, pooling="mean+std")
+    found = both.encode(waveforms)
+    assert both.card.dim == 64
+    np.testing.assert_allclose(found[:, :32], SpeechEncoder(folder).encode(waveforms), rtol=1e-5)
+    np.testing.assert_array_equal(found[0, 32:], 0.0)  # one frame
+    assert (found[1, 32:] > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("kind", "said", "asked", "expected"),
+    [
+        ("wav2vec2-group", None, None, False),
+        ("wav2vec2-layer", None, None, True),
+        ("wav2vec2-group", True, None, True),
+        ("wav2vec2-layer", False, None, False),
+        ("wav2vec2-layer", False, True, True),
+        ("wav2vec2-layer", True, "no", False),
+    ],
+)
+def test_clips_are_normalised_as_the_preprocessor_says(
+    kind: str, said: bool | None, asked: Any, expected: bool, tmp_path: Path
+):
+    folder = write_speech(tmp_path, kind)
+    if said is not None:
+        (folder / "preprocessor_config.json").write_text(json.dumps({"do_normalize": said}))
+    encoder = SpeechEncoder(folder, normalise=asked)
+    assert encoder.card.facts["normalise"] == str(expected)
+    samples = clips((5000,))[0].samples[0] + np.float32(0.1)
+    theirs = transformers.Wav2Vec2FeatureExtractor(do_normalize=expected)
+    reference = theirs(samples, sampling_rate=16000, return_tensors="np").input_values[0]
+    np.testing.assert_allclose(encoder.features(samples), reference, atol=1e-5)
+
+
+def test_the_card_says_what_it_is(group: Path):
+    card = load_encoder("speech", checkpoint=group).card
+    assert (card.name, card.dim, card.rate, card.extra) == ("speech:tiny", 32, 16000, "speech")
+    assert card.min_seconds == 400 / 16000
+    assert card.parameters == sum(p.numel() for p in tiny_network("wav2vec2-group").parameters())
+    assert card.licence == "see the checkpoint's page"
+    assert load_encoder("speech", checkpoint=group, alias="w2v").card.name == "w2v"
+
+
+def test_a_folder_given_as_a_dot_has_its_name(group: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(group)
+    assert SpeechEncoder(".").card.name == "speech:tiny"
+
+
+def test_the_licence_of_a_known_model_is_said(nver_home: Path):
+    write_speech(nver_home / "weights" / "facebook" / "mms-300m")
+    card = SpeechEncoder("facebook/mms-300m").card
+    assert (card.name, card.licence) == ("speech:mms-300m", "CC-BY-NC-4.0")
+
+
+def test_the_fingerprint_follows_what_changes_the_numbers(group: Path, tmp_path: Path):
+    options: list[dict[str, Any]] = [
+        {},
+        {"layer": 1},
+        {"pooling": "mean+std"},
+        {"normalise": True},
+        {"dtype": "bfloat16"},
+    ]
+    cards = [SpeechEncoder(group, **chosen).card for chosen in options]
+    cards.append(SpeechEncoder(write_speech(tmp_path / "b" / "tiny", seed=1)).card)
+    assert len({card.fingerprint for card in cards}) == len(cards)
+    assert SpeechEncoder(group).card.fingerprint == cards[0].fingerprint
+
+
+def test_half_precision_only_when_asked(tmp_path: Path):
+    tiny_network("wav2vec2-layer").half().save_pretrained(tmp_path)
+    full, half = SpeechEncoder(tmp_path), SpeechEncoder(tmp_path, dtype="bfloat16")
+    assert full._network.dtype == torch.float32
+    waveforms = clips((9000, 9100))
+    assert relative(half.encode(waveforms), full.encode(waveforms)) < 0.1
+
+
+def test_a_bin_file_and_shards_give_the_same(group: Path, tmp_path: Path):
+    from safetensors.torch import load_file
+
+    expected = SpeechEncoder(group).encode(clips((5000,)))
+    tiny_network("wav2vec2-group").save_pretrained(tmp_path / "shards", max_shard_size="40KB")
+    assert len(list((tmp_path / "shards").glob("*.safetensors"))) > 1
+    sharded = SpeechEncoder(tmp_path / "shards")
+    np.testing.assert_array_equal(sharded.encode(clips((5000,))), expected)
+    torch.save(load_file(group / "model.safetensors"), group / "pytorch_model.bin")
+    (group / "model.safetensors").unlink()
+    np.testing.assert_array_equal(SpeechEncoder(group).encode(clips((5000,))), expected)
+
+
+def test_a_pretraining_head_is_left_aside(group: Path, tmp_path: Path):
+    config = transformers.Wav2Vec2Config.from_pretrained(group)
+    config.codevector_dim = config.proj_codevector_dim = 16
+    whole = transformers.Wav2Vec2ForPreTraining(config)
+    whole.wav2vec2.load_state_dict(tiny_network("wav2vec2-group").state_dict())
+    whole.save_pretrained(tmp_path / "whole")
+    np.testing.assert_array_equal(
+        SpeechEncoder(tmp_path / "whole").encode(clips((5000,))),
+        SpeechEncoder(group).encode(clips((5000,))),
+    )
+
+
+def spoil(folder: Path, change: Callable[[dict[str, np.ndarray]], object]) -> Path:
+    from safetensors.numpy import load_file, save_file
+
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path, metadata={"format": "pt"})
+    return path
+
+
+def refusal(folder: Path) -> str:
+    with pytest.raises(CheckpointError) as caught:
+        SpeechEncoder(folder)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_missing_tensors_are_named(group: Path):
+    path = spoil(group, lambda tensors: tensors.pop("encoder.layers.1.final_layer_norm.bias"))
+    assert refusal(group) == (
+        f"{path} is not the expected checkpoint: of 67 tensors, "
+        "1 missing (encoder.layers.1.final_layer_norm.bias)."
+    )
+
+
+def test_an_unused_tensor_may_be_missing(group: Path):
+    spoil(group, lambda tensors: tensors.pop("masked_spec_embed"))
+    assert np.isfinite(SpeechEncoder(group).encode(clips((900,)))).all()
+
+
+def test_tensors_of_another_backbone_are_named(group: Path):
+    layer = np.zeros(32, np.float32)
+    path = spoil(group, lambda t: t.update({"encoder.layers.9.layer_norm.bias": layer}))
+    assert refusal(group) == (
+        f"{path} is not the expected checkpoint: of 67 tensors, "
+        "1 unexpected (encoder.layers.9.layer_norm.bias)."
+    )
+
+
+def test_misshaped_tensors_are_named(group: Path):
+    name = "feature_projection.projection.weight"
+    path = spoil(group, lambda tensors: tensors.update({name: tensors[name][:, :8].copy()}))
+    assert refusal(group) == (
+        f"{path} is not the expected checkpoint: of 67 tensors, "
+        f"1 misshaped ({name} [32, 8] instead of [32, 16])."
+    )
+
+
+@pytest.mark.parametrize("keep", [0, 5000, -10])
+def test_a_truncated_file_is_named(group: Path, keep: int):
+    path = group / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:keep])
+    message = refusal(group)
+    assert message.startswith(f"{path} cannot be read as a Wav2Vec2Model (")
+    assert message.endswith("). Fetch the checkpoint again.")
+
+
+class Intruder:
+    """What a hostile file holds: an object that runs something when it is read."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (os.mkdir, (str(self.mark),))
+
+
+def test_python_objects_are_never_read(group: Path, tmp_path: Path):
+    (group / "model.safetensors").unlink()
+    torch.save({"a": Intruder(tmp_path / "ran")}, group / "pytorch_model.bin")
+    assert "holds Python objects besides tensors, which are never read" in refusal(group)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_another_kind_of_model_gets_the_nearest_supported(group: Path):
+    (group / "config.json").write_text('{"model_type": "wavlm2"}')
+    with pytest.raises(EncoderError, match=r"reads model_type wav2vec2, .* says 'wavlm2'.*'wavlm'"):
+        SpeechEncoder(group)
+
+
+def test_a_length_adapter_is_refused(tmp_path: Path):
+    tiny_network("wav2vec2-group", add_adapter=True).save_pretrained(tmp_path)
+    with pytest.raises(EncoderError, match="has a length adapter on top"):
+        SpeechEncoder(tmp_path)
+
+
+def test_options_out_of_range_are_refused(group: Path):
+    for layer in (4, -5, "first", True):
+        with pytest.raises(SettingsError, match=r"must be 0 to 3, -1 \(last\) or 'mean'"):
+            SpeechEncoder(group, layer=layer)
+    with pytest.raises(SettingsError, match="normalise must be yes or no, it is 'maybe'"):
+        SpeechEncoder(group, normalise="maybe")
+    with pytest.raises(SettingsError, match="'warp' is not"):
+        SpeechEncoder(group, device="warp")
+    with pytest.raises(UnknownNameError, match="Did you mean 'mean'"):
+        SpeechEncoder(group, pooling="meen")
+    with pytest.raises(UnknownNameError, match="Did you mean 'float16'"):
+        SpeechEncoder(group, dtype="float61")
+
+
+def test_without_a_checkpoint_it_says_what_to_pass():
+    with pytest.raises(CheckpointError, match=r"-e speech=facebook/wav2vec2-base"):
+        load_encoder("speech")
+
+
+def test_without_the_extra_it_says_how_to_install_it(group: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'nver\[speech\]'"):
+        SpeechEncoder(group)
+
+
+def test_nothing_is_printed_or_logged(
+    group: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+):
+    SpeechEncoder(group).encode(clips((900, 1800)))
+    assert capfd.readouterr() == ("", "")
+    assert not [record for record in caplog.records if record.name.startswith("transformers")]
