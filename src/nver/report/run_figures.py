@@ -1,0 +1,89 @@
+"""The figures of a run: the confusion matrix of every system, the map of every encoder."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from markupsafe import Markup
+
+from nver.report.figures import confusion_svg, map_svg
+from nver.report.record import RunRecord
+from nver.report.tables import SystemScore, percent
+
+LONGEST_NAME = 80
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A drawing: the name of its file, its caption, and its SVG text."""
+
+    file: str
+    caption: str
+    svg: Markup
+
+
+def confusion_figures(record: RunRecord) -> dict[SystemScore, Figure]:
+    """Return the confusion matrix of every system, highest UAR first."""
+    return {
+        system: Figure(
+            file_name("confusion", "-".join(system.key)),
+            f"{system.title}, UAR {percent(system.uar.value)} %",
+            confusion_svg(record.confusion(system), record.labels, system.title),
+        )
+        for system in record.systems
+    }
+
+
+def encoder_maps(record: RunRecord) -> list[Figure]:
+    """Return the map of every encoder that has one, in the run's order."""
+    if record.projection is None:
+        return []
+    return [
+        Figure(
+            file_name("map", str(encoder)),
+            str(encoder),
+            map_svg(
+                rows[["x", "y"]].to_numpy("float64"),
+                rows["label"].tolist(),
+                record.labels,
+                str(encoder),
+            ),
+        )
+        for encoder, rows in record.projection.groupby("encoder", sort=False, observed=True)
+    ]
+
+
+def write_figures(folder: Path, figures: Iterable[Figure]) -> None:
+    """Write drawings into a folder and remove those of an earlier report; other files stay."""
+    folder.mkdir(exist_ok=True)
+    written = set()
+    for figure in figures:
+        write_text(folder / figure.file, str(figure.svg))
+        written.add(figure.file)
+    for pattern in ("confusion-*.svg", "map-*.svg"):
+        for path in folder.glob(pattern):
+            if path.name not in written:
+                path.unlink()
+
+
+def file_name(kind: str, name: str) -> str:
+    """Return a file name that any file system takes; names that differ stay different.
+
+    >>> file_name("map", "byol-s")
+    'map-byol-s.svg'
+    """
+    plain = re.sub(r"[^a-z0-9.+_-]+", "_", name.lower())
+    if plain != name or len(plain) > LONGEST_NAME:
+        plain = f"{plain[:LONGEST_NAME]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    return f"{kind}-{plain}.svg"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text, encoding="utf-8", newline="\n")
+    part.replace(path)
