@@ -23,18 +23,8 @@ from nver.errors import (
 from nver.extraction import Failure, extract
 from nver.store import EmbeddingStore
 
-CORPUS = CorpusCard(
-    name="tones",
-    title="Tones",
-    summary="Tones of different length.",
-    licence="Apache-2.0",
-    citation="Nobody",
-    url="https://example.org",
-    clips=None,
-    speakers=None,
-    labels=("high", "low"),
-    rate=16000,
-)
+TEXTS = dict.fromkeys(("title", "summary", "licence", "citation", "url"), "Tones.")
+CORPUS = CorpusCard(name="tones", clips=None, speakers=None, labels=("low",), rate=16000, **TEXTS)
 
 
 class Listener(Encoder):
