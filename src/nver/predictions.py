@@ -1,0 +1,340 @@
+"""The record of an evaluation: every prediction of every system, and the scores derived from it.
+
+One row per clip, system, seed and fold, with the probability of every class. Scores are computed
+from the rows, never stored beside them, so a score that is thought of next year works on last
+year's runs.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Int32
+
+from nver.errors import EvaluationError
+from nver.metrics import METRICS, confusion, per_class
+from nver.significance import Interval, Unit, cluster_bootstrap
+
+COLUMNS = ("clip", "file", "speaker", "label", "system", "encoders", "seed", "fold", "predicted")
+"""Columns before the probabilities; ``clip`` is the content hash, ``file`` the clip's name."""
+
+FORMAT = "nver predictions 1"
+_METADATA = b"nver"
+
+
+@dataclass(frozen=True)
+class SystemEntry:
+    """A system that was evaluated to the end.
+
+    Parameters
+    ----------
+    name : str
+        As in `nver systems`; ``-transductive`` is appended for the second evaluation rule.
+    encoders : tuple of str
+        The views it saw.
+    seconds : float
+        Training and prediction over all folds and seeds, in seconds of one core. The training is
+        counted in full for each evaluation rule of one trained model.
+    """
+
+    name: str
+    encoders: tuple[str, ...]
+    seconds: float
+
+    @property
+    def joined(self) -> str:
+        """The encoders as the record writes them: ``a+b``."""
+        return "+".join(self.encoders)
+
+
+@dataclass(frozen=True)
+class SystemFailure:
+    """A system that could not be evaluated: where it failed first, and why. It has no score.
+
+    Parameters
+    ----------
+    name, encoders
+        As in `SystemEntry`.
+    fold, seed
+        Where; None where the failure belongs to no single training.
+    reason : str
+        Kind and text of the error.
+    traceback : str
+        For the developer; "" where there is none.
+    """
+
+    name: str
+    encoders: tuple[str, ...]
+    fold: str | None
+    seed: int | None
+    reason: str
+    traceback: str = ""
+
+    def sentence(self) -> str:
+        """Return what failed, where and why, in one line."""
+        where = "" if self.fold is None else f" in fold '{self.fold}', seed {self.seed}"
+        return f"System '{self.name}' on {'+'.join(self.encoders)} failed{where}: {self.reason}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything but the traceback as plain JSON values."""
+        table = asdict(self) | {"encoders": list(self.encoders), "sentence": self.sentence()}
+        del table["traceback"]
+        return table
+
+
+@dataclass(frozen=True)
+class SystemNote:
+    """Something that a system said while it was trained (a warning), and in how many trainings."""
+
+    name: str
+    encoders: tuple[str, ...]
+    text: str
+    times: int
+
+    def sentence(self) -> str:
+        """Return the note in one line."""
+        often = "" if self.times == 1 else f" ({self.times} times)"
+        return f"System '{self.name}' on {'+'.join(self.encoders)}{often}: {self.text}"
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """Out-of-fold predictions of several systems on the same clips.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        `COLUMNS`, then ``p_<label>`` in float32 for each of `labels`; speaker is missing where
+        unknown.
+    labels : tuple of str
+        The classes, in order.
+    entries : tuple of SystemEntry
+        The systems in the frame, in the order in which they were asked for.
+    failures : tuple of SystemFailure
+        The systems that are absent from it.
+    notes : tuple of SystemNote
+        Warnings of the training.
+    """
+
+    frame: pd.DataFrame
+    labels: tuple[str, ...]
+    entries: tuple[SystemEntry, ...]
+    failures: tuple[SystemFailure, ...] = ()
+    notes: tuple[SystemNote, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse a frame that is no record of these systems.
+
+        Raises
+        ------
+        EvaluationError
+            If a column is missing, or the systems of the frame are not those of `entries`.
+        """
+        missing = [name for name in self._columns() if name not in self.frame.columns]
+        if missing:
+            raise EvaluationError(f"Predictions lack the columns {', '.join(missing)}.")
+        pairs = self.frame[["system", "encoders"]].drop_duplicates()
+        held = set(pairs.itertuples(index=False, name=None))
+        odd = held ^ {(entry.name, entry.joined) for entry in self.entries}
+        if odd:
+            name, encoders = min(odd)
+            raise EvaluationError(
+                f"Predictions and their list of systems disagree about '{name}' on {encoders}."
+            )
+
+    def of(self, entry: SystemEntry) -> pd.DataFrame:
+        """Return the rows of one system."""
+        frame = self.frame
+        return frame[(frame["system"] == entry.name) & (frame["encoders"] == entry.joined)]
+
+    def unit(self) -> Unit:
+        """Return what the independent units of the corpus are: see `nver.significance.Interval`."""
+        unknown = self.frame["speaker"].isna()
+        if unknown.all():
+            return "clip"
+        return "mixed" if unknown.any() else "speaker"
+
+    def confusions(self, entry: SystemEntry) -> Int32[np.ndarray, "clusters seeds classes classes"]:
+        """Return the confusion matrices of one system for each speaker and seed.
+
+        A clip without a speaker is a cluster of its own.
+        """
+        rows = self.of(entry)
+        names = rows["speaker"].astype(object)
+        unknown = rows["speaker"].isna()
+        units = ("s " + names.astype(str)).where(~unknown, "c " + rows["file"].astype(str))
+        clusters, cluster = np.unique(units.to_numpy(dtype=object), return_inverse=True)
+        seeds, seed = np.unique(rows["seed"].to_numpy(), return_inverse=True)
+        shape = (len(clusters), len(seeds), len(self.labels), len(self.labels))
+        places = {label: index for index, label in enumerate(self.labels)}
+        truth, predicted = (rows[name].map(places) for name in ("label", "predicted"))
+        if truth.isna().any() or predicted.isna().any():
+            # The error of `confusion` names the label.
+            confusion(rows["label"].to_numpy(), rows["predicted"].to_numpy(), self.labels)
+        counts = np.zeros(shape, dtype=np.int32)
+        cells = (cluster, seed, truth.to_numpy(dtype=np.int64), predicted.to_numpy(dtype=np.int64))
+        np.add.at(counts, cells, 1)
+        return counts
+
+    def to_parquet(self, path: Path | str) -> None:
+        """Write the record; the file is whole or not there."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        path = Path(path)
+        about = {
+            "format": FORMAT,
+            "labels": list(self.labels),
+            "entries": [asdict(entry) for entry in self.entries],
+            "failures": [asdict(failure) for failure in self.failures],
+            "notes": [asdict(note) for note in self.notes],
+        }
+        kinds = dict.fromkeys(COLUMNS, pa.string()) | {"seed": pa.int64()}
+        schema = pa.schema([(name, kinds.get(name, pa.float32())) for name in self._columns()])
+        table = pa.Table.from_pandas(self.frame[schema.names], schema=schema, preserve_index=False)
+        metadata = {**(table.schema.metadata or {}), _METADATA: json.dumps(about).encode()}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+        try:
+            pq.write_table(table.replace_schema_metadata(metadata), draft, compression="zstd")
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
+
+    @classmethod
+    def from_parquet(cls, path: Path | str) -> Predictions:
+        """Read a record.
+
+        Raises
+        ------
+        EvaluationError
+            If the file is missing, or was not written by `to_parquet`.
+        """
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        if not Path(path).is_file():
+            raise EvaluationError(f"Expected predictions at {path}, found no file there.")
+        try:
+            table = pq.read_table(path)
+            about = json.loads((table.schema.metadata or {})[_METADATA])
+            known = about["format"] == FORMAT
+        except (pa.ArrowException, KeyError, ValueError, TypeError) as error:
+            raise EvaluationError(
+                f"{path} holds no predictions of nver ({type(error).__name__}). "
+                "Expected the predictions.parquet of a run."
+            ) from error
+        if not known:
+            raise EvaluationError(
+                f"{path} is written as '{about['format']}'; this version reads '{FORMAT}'. "
+                "Read it with the version of nver that wrote it."
+            )
+        return cls(
+            frame=table.to_pandas(),
+            labels=tuple(about["labels"]),
+            entries=tuple(SystemEntry(**_tupled(entry)) for entry in about["entries"]),
+            failures=tuple(SystemFailure(**_tupled(one)) for one in about["failures"]),
+            notes=tuple(SystemNote(**_tupled(note)) for note in about["notes"]),
+        )
+
+    def _columns(self) -> tuple[str, ...]:
+        return (*COLUMNS, *(f"p_{label}" for label in self.labels))
+
+
+def _tupled(table: Mapping[str, Any]) -> dict[str, Any]:
+    return {**table, "encoders": tuple(table["encoders"])}
+
+
+def scores(
+    predictions: Predictions,
+    *,
+    corpus: str,
+    folds: str,
+    k: int,
+    level: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Return the content of scores.json: every system's scores with their intervals.
+
+    With several seeds a score is the mean over seeds; the interval is of that mean, over speakers,
+    who bring the predictions of all seeds with them. Per-class scores come from the counts of all
+    seeds together.
+
+    Parameters
+    ----------
+    predictions : Predictions
+        The record.
+    corpus, folds : str
+        Name of the corpus and of the protocol.
+    k : int
+        Number of folds.
+    level, resamples, seed
+        Of `nver.significance.cluster_bootstrap`.
+
+    Returns
+    -------
+    dict
+        Plain JSON values; an undefined score is None with its ``reason``. Scores are in [0, 1].
+    """
+    frame = predictions.frame
+    clips = frame.drop_duplicates("file")
+    systems = []
+    interval = None
+    for entry in predictions.entries:
+        intervals, table = _system_scores(predictions, entry, level, resamples, seed)
+        interval = interval or intervals["uar"]
+        systems.append(table)
+    return {
+        "corpus": corpus,
+        "folds": folds,
+        "k": k,
+        "n_clips": len(clips),
+        "n_speakers": int(clips["speaker"].nunique()),
+        "labels": list(predictions.labels),
+        "chance_uar": 1.0 / len(predictions.labels),
+        "interval": None if interval is None else _about(interval, resamples),
+        "systems": systems,
+        "failures": [failure.to_dict() for failure in predictions.failures],
+        "notes": [note.sentence() for note in predictions.notes],
+    }
+
+
+def _system_scores(
+    predictions: Predictions, entry: SystemEntry, level: float, resamples: int, seed: int
+) -> tuple[dict[str, Interval], dict[str, Any]]:
+    counts = predictions.confusions(entry)
+    unit = predictions.unit()
+    intervals = {
+        name: cluster_bootstrap(counts, metric, n=resamples, seed=seed, level=level, unit=unit)
+        for name, metric in METRICS.items()
+    }
+    seeds = counts.shape[1]
+    # Divided by the seeds, the support of a class is its number of clips; the shares do not change.
+    pooled = per_class(counts.sum(axis=(0, 1)) / seeds, predictions.labels)
+    table: dict[str, Any] = {"name": entry.name, "encoders": list(entry.encoders)}
+    table |= {name: interval.to_dict() for name, interval in intervals.items()}
+    table |= {
+        "per_class": pooled.to_dict(),
+        "seconds": round(entry.seconds, 3),
+        "n_seeds": seeds,
+    }
+    return intervals, table
+
+
+def _about(interval: Interval, resamples: int) -> dict[str, Any]:
+    return {
+        "level": interval.level,
+        "method": "expanded percentile bootstrap",
+        "resamples": resamples,
+        "unit": interval.unit,
+        "clusters": interval.clusters,
+        "caution": interval.caution,
+    }

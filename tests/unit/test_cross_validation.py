@@ -1,0 +1,381 @@
+"""Cross-validation with systems made for the purpose: nothing leaks, and nothing is lost."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+import warnings
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from nver.cross_validation import Predictions, SystemRun, cross_validate, scores
+from nver.dataset import EmbeddingDataset
+from nver.errors import EvaluationError, SettingsError, UnknownNameError
+from nver.splits import Fold, make_folds
+
+LABELS = ("sad", "happy", "angry")  # not sorted: the order is the corpus's own
+
+
+def toy(clips_per_class=4, speakers=6, seed=0):
+    """Return a dataset in which class and encoder shift the mean of each column."""
+    rng = np.random.default_rng(seed)
+    y = np.tile(np.repeat(LABELS, clips_per_class), speakers)
+    names = np.repeat([f"s{i}" for i in range(speakers)], len(LABELS) * clips_per_class)
+    places = np.array([LABELS.index(label) for label in y])
+    X = rng.standard_normal((len(y), 5)) + 2.0 * np.eye(5)[places]
+    return EmbeddingDataset(
+        X=X.astype(np.float32),
+        views={"one": slice(0, 3), "two": slice(3, 5)},
+        y=y,
+        speakers=names.astype(object),
+        files=tuple(f"{i:03d}.wav" for i in range(len(y))),
+        digests=tuple(f"{i:064x}" for i in range(len(y))),
+        labels=LABELS,
+        name="toy",
+    )
+
+
+class Centroids:
+    """Nearest class mean: deterministic, fast, and it keeps what it was given."""
+
+    def __init__(self, views, seed):
+        self.views, self.seed = views, seed
+
+    def fit(self, X, y, groups=None):
+        self.fitted_rows, self.groups = X, groups
+        self.classes_ = np.unique(y)
+        self.means_ = np.stack([X[y == label].mean(axis=0) for label in self.classes_])
+        return self
+
+    def predict_proba(self, X):
+        distance = ((X[:, None] - self.means_[None]) ** 2).sum(-1)
+        weights = np.exp(-distance + distance.min(axis=1, keepdims=True))
+        return weights / weights.sum(axis=1, keepdims=True)
+
+
+class Seeded(Centroids):
+    """The same with a chance element."""
+
+    def predict_proba(self, X):
+        noise = np.random.default_rng(self.seed).random((len(X), len(self.classes_)))
+        return noise / noise.sum(axis=1, keepdims=True)
+
+
+class Coupled(Centroids):
+    """A system whose second rule looks at the neighbours of a clip."""
+
+    def predict_proba(self, X, coupling=None):
+        if coupling == "batch":
+            X = np.repeat(X.reshape(-1, 2, X.shape[1]).mean(axis=1), 2, axis=0)
+        return super().predict_proba(X)
+
+
+class Failing(Centroids):
+    def fit(self, X, y, groups=None):
+        if "s3" not in groups:
+            raise ValueError("the cost\n  is not finite")
+        return super().fit(X, y, groups)
+
+
+class NotANumber(Centroids):
+    def predict_proba(self, X):
+        return super().predict_proba(X) * np.nan
+
+
+class Warning(Centroids):  # noqa: A001 - what it does
+    def fit(self, X, y, groups=None):
+        warnings.warn("did not converge", UserWarning, stacklevel=1)
+        return super().fit(X, y, groups)
+
+
+class Killed(Centroids):
+    def fit(self, X, y, groups=None):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+MODELS = {
+    "lda": Centroids,
+    "seeded": Seeded,
+    "coupled": Coupled,
+    "failing": Failing,
+    "nan": NotANumber,
+    "warning": Warning,
+    "killed": Killed,
+}
+
+
+class Systems:
+    """A table of systems like `nver.systems`."""
+
+    def __init__(self, **more):
+        self.COUPLINGS = {"": None, "inductive": None, "transductive": "batch"}
+        self.models = MODELS | more
+        self.built = []
+
+    def get_system(self, name):
+        if name not in self.models:
+            raise UnknownNameError(f"Unknown system '{name}'.")
+        rules = ("inductive", "transductive") if name == "coupled" else ("",)
+        return SimpleNamespace(
+            settings={"head": name},
+            rules=rules,
+            reported_as=lambda rule: name + "-transductive" * (rule == "transductive"),
+        )
+
+    def build(self, name, views, seed):
+        model = self.models[name](views, seed)
+        self.built.append(model)
+        return model
+
+
+def run(*names, encoders=("one", "two")):
+    return [SystemRun(name, encoders) for name in names]
+
+
+@pytest.fixture
+def data():
+    return toy()
+
+
+@pytest.fixture
+def folds(data):
+    return make_folds("speaker", data.y, data.speakers, k=3)
+
+
+def validate(data, runs, folds, **options):
+    options.setdefault("jobs", 1)
+    options.setdefault("systems", Systems())
+    return cross_validate(data, runs, folds, **options)
+
+
+def test_every_clip_is_predicted_once_per_system_and_seed(data, folds):
+    predictions = validate(data, run("lda", "seeded"), folds, seeds=(0, 1, 2))
+    frame = predictions.frame
+    counts = frame.groupby(["system", "seed"])["file"].agg(["size", "nunique"])
+    assert counts.loc["lda"].to_numpy().tolist() == [[72, 72]]  # linear: one seed
+    assert counts.loc["seeded"].to_numpy().tolist() == [[72, 72]] * 3
+    assert list(frame.columns) == [
+        *("clip", "file", "speaker", "label", "system", "encoders", "seed", "fold", "predicted"),
+        *("p_sad", "p_happy", "p_angry"),
+    ]
+    assert set(frame["encoders"]) == {"one+two"}
+    rows = {
+        file: (digest, speaker, label)
+        for file, digest, speaker, label in zip(
+            data.files, data.digests, data.speakers, data.y, strict=True
+        )
+    }
+    for row in frame.itertuples():
+        assert rows[row.file] == (row.clip, row.speaker, row.label)
+
+
+def test_predictions_are_those_of_the_fold_that_left_the_clip_out(data, folds):
+    frame = validate(data, run("lda"), folds).frame
+    fold = folds[1]
+    model = Centroids({}, 0).fit(data.X[fold.train], data.y[fold.train])
+    expected = model.predict_proba(data.X[fold.test])
+    rows = frame[frame["fold"] == "1"]
+    assert rows["file"].tolist() == [data.files[i] for i in fold.test]
+    order = [model.classes_.tolist().index(label) for label in LABELS]
+    given = rows[[f"p_{label}" for label in LABELS]].to_numpy()
+    np.testing.assert_allclose(given, expected[:, order], atol=1e-6)
+    assert rows["predicted"].tolist() == [LABELS[i] for i in given.argmax(axis=1)]
+
+
+def test_systems_get_training_clips_and_their_speakers_only(data, folds):
+    systems = Systems()
+    validate(data, run("lda", encoders=("two",)), folds, systems=systems)
+    for model in systems.built:
+        assert model.views == {"two": slice(0, 2)}
+        assert model.fitted_rows.shape == (48, 2)
+        fold = next(f for f in folds if set(data.speakers[f.train]) == set(model.groups))
+        np.testing.assert_array_equal(model.fitted_rows, data.X[fold.train][:, 3:])
+
+
+def test_encoders_come_in_the_asked_order(data, folds):
+    systems = Systems()
+    validate(data, run("lda", encoders=("two", "one")), folds[:1], systems=systems)
+    model = systems.built[0]
+    assert model.views == {"two": slice(0, 2), "one": slice(2, 5)}
+    np.testing.assert_array_equal(model.fitted_rows, data.X[folds[0].train][:, [3, 4, 0, 1, 2]])
+
+
+def test_two_rules_are_one_training(data, folds):
+    systems = Systems()
+    predictions = validate(data, run("coupled"), folds, systems=systems)
+    assert len(systems.built) == len(folds)
+    assert [entry.name for entry in predictions.entries] == ["coupled", "coupled-transductive"]
+    inductive, transductive = (predictions.of(entry) for entry in predictions.entries)
+    assert len(inductive) == len(transductive) == len(data)
+    alone = validate(data, run("lda"), folds).frame
+    np.testing.assert_array_equal(inductive["p_sad"], alone["p_sad"])
+    assert (inductive["p_sad"].to_numpy() != transductive["p_sad"].to_numpy()).any()
+
+
+def test_transductive_batches_do_not_follow_the_order_of_the_corpus(data, folds):
+    # Neighbours in the corpus share their label; a rule that averages them must not profit.
+    predictions = validate(data, run("coupled"), folds)
+    one, other = scores(predictions, corpus="toy", folds="speaker", k=3)["systems"]
+    assert other["uar"]["value"] < one["uar"]["value"]
+
+
+def test_a_class_missing_in_training_gets_probability_zero(data):
+    rare = np.flatnonzero(data.y == "angry")
+    part = data.subset(np.concatenate([np.flatnonzero(data.y != "angry"), rare[:2]]))
+    test = np.flatnonzero((part.y == "angry") | (part.speakers == "s5"))
+    fold = Fold("x", np.setdiff1d(np.arange(len(part)), test), test)
+    frame = validate(part, run("lda"), [fold]).frame
+    assert (frame["p_angry"] == 0.0).all()
+    assert "angry" not in set(frame["predicted"])
+
+
+def test_a_failing_system_is_absent_and_says_why_and_the_others_finish(data):
+    folds = make_folds("loso", data.y, data.speakers)
+    systems = Systems()
+    predictions = validate(data, run("lda", "failing", "nan"), folds, systems=systems)
+    assert [entry.name for entry in predictions.entries] == ["lda"]
+    assert set(predictions.frame["system"]) == {"lda"}
+    failing, nan = predictions.failures
+    assert failing.sentence() == (
+        "System 'failing' on one+two failed in fold 's3', seed 0: "
+        "ValueError: the cost is not finite"
+    )
+    assert "Traceback" in failing.traceback
+    assert nan.reason == (
+        "EvaluationError: it returned probabilities that are NaN, infinite or negative"
+    )
+    # It is not trained again once it has failed.
+    assert sum(isinstance(model, NotANumber) for model in systems.built) == 1
+    table = scores(predictions, corpus="toy", folds="loso", k=6)
+    assert [entry["name"] for entry in table["failures"]] == ["failing", "nan"]
+    assert "traceback" not in table["failures"][0]
+
+
+def test_where_every_system_fails_it_is_an_error(data, folds):
+    message = (
+        "No system could be evaluated. System 'nan' on one+two failed in fold '2', seed 0: "
+        "EvaluationError: it returned probabilities that are NaN"
+    )
+    with pytest.raises(EvaluationError, match=re.escape(message)):
+        validate(data, run("nan"), folds)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (np.full((24, 2), 0.5), "it returned probabilities [24, 2], expected [24, 3]"),
+        (np.full((24, 3), 0.5), "it returned probabilities that do not add up to 1"),
+    ],
+)
+def test_what_is_no_probability_is_a_failure(data, folds, given, message):
+    systems = Systems(bad=type("Bad", (Centroids,), {"predict_proba": lambda self, X: given}))
+    predictions = validate(data, run("lda", "bad"), folds, systems=systems)
+    assert predictions.failures[0].reason == f"EvaluationError: {message}"
+
+
+def test_warnings_become_notes(data, folds):
+    predictions = validate(data, run("warning"), folds)
+    assert [note.sentence() for note in predictions.notes] == [
+        "System 'warning' on one+two (3 times): UserWarning: did not converge"
+    ]
+
+
+def test_progress_counts_every_training(data, folds):
+    seen = []
+    validate(data, run("lda", "nan"), folds, progress=lambda *args: seen.append(args))
+    assert seen[0] == ("trainings", 0, 6)
+    assert seen[-1] == ("trainings", 6, 6)
+    assert [done for _, done, _ in seen] == sorted(done for _, done, _ in seen)
+
+
+def test_unknown_speakers_are_passed_on_as_none(data, folds):
+    from dataclasses import replace
+
+    systems = Systems()
+    some = np.where(np.arange(len(data)) == 0, None, data.speakers)
+    predictions = validate(replace(data, speakers=some), run("lda"), folds, systems=systems)
+    assert predictions.frame["speaker"].isna().sum() == 1
+    assert predictions.unit() == "mixed"
+    predictions = validate(replace(data, speakers=None), run("lda"), folds, systems=systems)
+    assert systems.built[-1].groups is None
+    assert predictions.unit() == "clip"
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"runs": []}, SettingsError, "at least one system, fold and seed, got 0, 3 and 1"),
+        ({"seeds": ()}, SettingsError, "at least one system, fold and seed, got 1, 3 and 0"),
+        ({"jobs": 0}, SettingsError, "Expected at least one process, got 0."),
+        ({"runs": run("mta")}, UnknownNameError, "Unknown system 'mta'."),
+        (
+            {"runs": run("lda", encoders=("on",))},
+            UnknownNameError,
+            "Unknown view 'on'. Did you mean 'one'?",
+        ),
+    ],
+)
+def test_what_cannot_run_is_refused_before_training(data, folds, options, error, message):
+    arguments = {"runs": run("lda"), **options}
+    with pytest.raises(error, match=re.escape(message)):
+        validate(data, arguments.pop("runs"), folds, **arguments)
+
+
+def test_a_clip_that_is_tested_twice_is_an_error(data, folds):
+    message = "Expected folds that test every clip at most once, but '0"
+    with pytest.raises(EvaluationError, match=re.escape(message)):
+        validate(data, run("lda"), [*folds, folds[0]])
+
+
+@pytest.fixture
+def by_value():
+    """Send the classes of this file to the processes, which cannot import it."""
+    try:
+        import cloudpickle
+    except ImportError:  # joblib before 1.6 brings its own
+        from joblib.externals import cloudpickle
+
+    module = sys.modules[__name__]
+    cloudpickle.register_pickle_by_value(module)
+    yield
+    cloudpickle.unregister_pickle_by_value(module)
+
+
+def test_processes_give_the_same_record(data, folds, by_value):
+    runs = run("lda", "seeded", "coupled", "nan", "warning")
+    alone = validate(data, runs, folds, seeds=(0, 1))
+    together = validate(data, runs, folds, seeds=(0, 1), jobs=2)
+    assert alone.frame.equals(together.frame)
+    assert alone.notes == together.notes
+    assert [f.name for f in together.failures] == ["nan"]
+
+
+def test_a_killed_process_takes_only_its_own_system_down(data, folds, by_value):
+    seen = []
+    predictions = validate(
+        data, run("killed", "lda"), folds, jobs=2, progress=lambda *args: seen.append(args)
+    )
+    assert [entry.name for entry in predictions.entries] == ["lda"]
+    assert predictions.failures[0].sentence() == (
+        "System 'killed' on one+two failed in fold '2', seed 0: its process was killed, most often "
+        "for want of memory"
+    )
+    assert seen[-1] == ("trainings", 6, 6)
+
+
+def test_the_record_survives_the_disk(data, folds, tmp_path):
+    predictions = validate(data, run("lda", "coupled", "nan", "warning"), folds)
+    path = tmp_path / "run" / "predictions.parquet"
+    predictions.to_parquet(path)
+    again = Predictions.from_parquet(path)
+    assert [p.name for p in path.parent.iterdir()] == ["predictions.parquet"]
+    for name in predictions.frame.columns:
+        assert again.frame[name].tolist() == predictions.frame[name].tolist()
+    assert again.labels == predictions.labels
+    assert again.entries == predictions.entries
+    assert again.failures == predictions.failures
+    assert again.notes == predictions.notes
