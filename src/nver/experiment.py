@@ -292,6 +292,8 @@ def _run_folder(folder: Path) -> Path:
 
 def _origin(settings: Settings, encoding: Encoding, division: Split) -> dict[str, Any]:
     """Return where a run's numbers come from, as plain JSON values."""
+    from nver.systems import SYSTEMS
+
     corpus = encoding.corpus
     done = encoding.extraction
     listing = "".join(f"{file} {digest}\n" for file, digest in done.digests.items())
@@ -306,6 +308,10 @@ def _origin(settings: Settings, encoding: Encoding, division: Split) -> dict[str
         "encoders": [
             encoder.card.to_dict() | {"fingerprint": encoder.card.fingerprint}
             for encoder in encoding.encoders
+        ],
+        "systems": [
+            {"name": spec.name, "kind": spec.kind, "summary": spec.summary}
+            for spec in SYSTEMS.values()
         ],
         "leakage": division.leakage.to_dict(),
         "extraction": {

@@ -15,11 +15,13 @@ from nver.report.run_figures import Figure
 from nver.report.summary import (
     about_intervals,
     counted,
+    extremes,
     licence_is_restricted,
     summarise,
     synthetic,
 )
 from nver.report.tables import (
+    TRANSDUCTIVE,
     SystemScore,
     best,
     duration,
@@ -101,6 +103,7 @@ def page(
         "shared": shared_encoders(record.systems),
         "metrics": ("UAR", "Accuracy", "Macro-F1"),
         "recalls": _recalls(record, confusions),
+        "extremes": extremes(record),
         "confusions": shown,
         "left_out": [figure.file for system, figure in confusions.items() if system not in shown],
         "left": left,
@@ -177,9 +180,10 @@ def _table(record: RunRecord) -> list[tuple[str, list[Row]]]:
 
 
 def _notes(record: RunRecord) -> list[str]:
-    """Return what the run and its systems said, each once."""
-    notes = [*record.run["warnings"], *record.scores["notes"]]
-    return list(dict.fromkeys(str(note) for note in notes))
+    """Return what the run and its systems said, each once, without what the points say already."""
+    said = {record.card.get("warning"), *record.run["leakage"].get("sentences", ())}
+    notes = dict.fromkeys(map(str, [*record.run["warnings"], *record.scores["notes"]]))
+    return [note for note in notes if note not in said | set(record.failed_systems)]
 
 
 def _axis(record: RunRecord) -> float:
@@ -206,11 +210,12 @@ def _recalls(
 
 
 def _glossary(record: RunRecord) -> list[tuple[str, str]]:
-    """Return name and meaning of the systems, as the run recorded them."""
+    """Return name and meaning of the systems in the table, as the run recorded them."""
+    present = {system.name.removesuffix(TRANSDUCTIVE) for system in record.systems}
     return [
-        (str(entry.get("name", "")), str(entry.get("summary", "")))
-        for entry in record.run.get("systems") or ()
-        if isinstance(entry, Mapping)
+        (str(entry["name"]), str(entry["summary"]))
+        for entry in record.run["systems"]
+        if entry["name"] in present
     ]
 
 
@@ -243,7 +248,6 @@ def _facts(record: RunRecord) -> dict[str, Any]:
         "citation": str(card.get("citation", "")),
         "url": url,
         "linked": url.startswith(("https://", "http://")),  # never javascript: and its kin
-        "notes": [str(note) for note in card.get("notes") or ()],
     }
 
 

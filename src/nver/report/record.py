@@ -34,10 +34,27 @@ NEEDED = (PREDICTIONS, SCORES, RUN, FAILURES)
 PREDICTION_COLUMNS = ("file", "speaker", "label", "system", "encoders", "seed", "fold", "predicted")
 PROJECTION_COLUMNS = ("encoder", "x", "y", "label")
 FAILURE_COLUMNS = ("file", "stage", "reason")
-SCORE_EXTRAS = {"failures": list, "notes": list}
-SCORE_KEYS = {"corpus": str, "folds": str, "labels": list, "chance_uar": float, "systems": list}
-RUN_KEYS = {"settings": dict, "corpus": dict, "encoders": list, "leakage": dict}
-RUN_EXTRAS = {"extraction": dict, "hardware": dict, "libraries": dict, "warnings": list}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a JSON file must hold, what it may hold, and what the rows of its lists must hold."""
+
+    needed: Mapping[str, type]
+    extra: Mapping[str, type]
+    rows: Mapping[str, tuple[str, ...]]
+
+
+SCORES_LAYOUT = Layout(
+    {"corpus": str, "folds": str, "labels": list, "chance_uar": float, "systems": list},
+    {"failures": list, "notes": list},
+    {"failures": ("sentence",)},
+)
+RUN_LAYOUT = Layout(
+    {"settings": dict, "corpus": dict, "encoders": list, "leakage": dict},
+    {"extraction": dict, "hardware": dict, "libraries": dict, "warnings": list, "systems": list},
+    {"encoders": ("name", "licence"), "systems": ("name", "summary")},
+)
 
 
 @dataclass(frozen=True)
@@ -167,7 +184,7 @@ def read_record(folder: Path) -> RunRecord:
             f"'{folder}' is not a finished run: it lacks {', '.join(missing)}. "
             f"Finish it: nver evaluate CORPUS -e ENCODER --out {folder}"
         )
-    scores = _json(folder / SCORES, SCORE_KEYS, SCORE_EXTRAS)
+    scores = _json(folder / SCORES, SCORES_LAYOUT)
     systems = _systems(folder / SCORES, scores)
     predictions = _table(folder / PREDICTIONS, PREDICTION_COLUMNS)
     _check_systems(folder, systems, predictions)
@@ -180,7 +197,7 @@ def read_record(folder: Path) -> RunRecord:
     return RunRecord(
         folder=folder,
         scores=scores,
-        run=_json(folder / RUN, RUN_KEYS, RUN_EXTRAS),
+        run=_json(folder / RUN, RUN_LAYOUT),
         systems=systems,
         predictions=predictions,
         failures=_failures(folder / FAILURES),
@@ -197,19 +214,23 @@ def foreign(path: Path, problem: str) -> NverError:
     )
 
 
-def _json(path: Path, needed: Mapping[str, type], extra: Mapping[str, type]) -> dict[str, Any]:
+def _json(path: Path, layout: Layout) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise foreign(path, f"it cannot be read as JSON ({error})") from error
     if not isinstance(content, dict):
         raise foreign(path, "expected a JSON object")
-    for key, kind in needed.items():
+    for key, kind in layout.needed.items():
         if not isinstance(content.get(key), (kind, int) if kind is float else kind):
             raise foreign(path, f"expected '{key}' ({kind.__name__})")
-    for key, kind in extra.items():
+    for key, kind in layout.extra.items():
         if not isinstance(content.setdefault(key, kind()), kind):
             raise foreign(path, f"expected '{key}' to be a {kind.__name__}")
+    for key, fields in layout.rows.items():
+        for row in content[key]:
+            if not isinstance(row, dict) or any(field not in row for field in fields):
+                raise foreign(path, f"expected {' and '.join(fields)} in every entry of '{key}'")
     return content
 
 

@@ -7,6 +7,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
+from nver.metrics import recalls
 from nver.report.record import RunRecord
 from nver.report.tables import SystemScore, best, far_below, linear_rival, percent
 
@@ -268,6 +271,20 @@ def with_interval(system: SystemScore) -> str:
     level = f"{100 * system.level:g} %"
     return (
         f"UAR {percent(uar.value)} % ({level} interval {percent(uar.low)} to {percent(uar.high)})"
+    )
+
+
+def extremes(record: RunRecord) -> str:
+    """Return which labels the best system recognises best and worst; "" without a best system."""
+    top = best(record.systems)
+    if top is None:
+        return ""
+    values = recalls(record.confusion(top))
+    most, least = int(np.nanargmax(values)), int(np.nanargmin(values))
+    named = [f"({100 * values[place]:.0f} %)" for place in (most, least)]
+    return (
+        f"The best system, {top.title}, recognises {record.labels[most]} best {named[0]} and "
+        f"{record.labels[least]} worst {named[1]}."
     )
 
 

@@ -234,10 +234,10 @@ def test_long_labels_are_cut():
 # colours
 
 
-@pytest.mark.parametrize("percentage", range(101))
-def test_the_text_in_every_cell_can_be_read(percentage):
-    fill = shade(percentage / 100)
-    assert contrast(fill, "#000000" if ink(fill) == "#000" else "#ffffff") >= 4.5
+def test_the_text_in_every_cell_can_be_read():
+    for percentage in range(101):
+        fill = shade(percentage / 100)
+        assert contrast(fill, "#000000" if ink(fill) == "#000" else "#ffffff") >= 4.5
 
 
 def test_more_is_darker():

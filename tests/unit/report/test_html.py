@@ -146,13 +146,12 @@ def test_nothing_from_outside_becomes_markup(fake, page):
     nasty = "<script>alert(1)</script>\x00\x1b'\"&"
     fake.systems = [s | {"name": s["name"] + nasty} for s in fake.systems]
     fake.run["corpus"] |= dict.fromkeys(("title", "licence", "citation", "warning"), nasty)
-    fake.run["corpus"]["notes"] = [nasty]
     fake.run["encoders"][0] |= dict.fromkeys(("name", "licence", "summary", "pooling"), nasty)
     fake.run["leakage"] = {"clean": True, "sentences": [nasty]}
     fake.run["warnings"] = [nasty]
     fake.run["settings"] = {nasty: {nasty: [nasty]}}
     fake.run["command"] = nasty
-    fake.run["systems"] = [{"name": nasty, "summary": nasty}]
+    fake.run["systems"] = [{"name": "lda" + nasty, "summary": nasty}]
     fake.scores["failures"] = [{"sentence": nasty}]
     fake.failures = [("<img src=x onerror=alert(1)>.wav", "decode", nasty)]
     found = page(fake)
@@ -176,6 +175,28 @@ def test_only_web_addresses_are_links(fake, page):
     assert "https://example.org/toy" in [a["href"] for a in page(fake).all("a")]
     fake.run["corpus"]["url"] = "javascript:alert(1)"
     assert all(a["href"].startswith("#") for a in page(fake).all("a"))
+
+
+def test_the_systems_of_the_table_are_explained(fake, page):
+    fake.run["systems"] = [
+        {"name": "mata", "summary": "the method itself"},
+        {"name": "late", "summary": "not in this run"},
+    ]
+    text = page(fake).text
+    assert "the method itself" in text
+    assert "not in this run" not in text
+
+
+def test_notes_stand_once(fake, page):
+    fake.run["corpus"]["warning"] = "Its labels are guesses."
+    fake.run["leakage"] = {"clean": True, "sentences": ["2 clips have no speaker."]}
+    fake.scores["notes"] = ["The fit did not converge."]
+    fake.run["warnings"] = [
+        *("Its labels are guesses.", "2 clips have no speaker.", "The fit did not converge.")
+    ]
+    text = page(fake).text
+    for note in fake.run["warnings"]:
+        assert text.count(note) == 1
 
 
 def test_failed_clips_are_listed(fake, page):

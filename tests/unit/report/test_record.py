@@ -150,6 +150,12 @@ def test_extras_of_the_wrong_kind_are_refused(run_folder):
     refused(run_folder, "expected 'warnings' to be a list")
 
 
+@pytest.mark.parametrize("row", ["spectral", {"name": "spectral"}])
+def test_rows_of_the_wrong_kind_are_refused(run_folder, row):
+    rewrite(run_folder / "run.json", encoders=[row])
+    refused(run_folder, "expected name and licence in every entry of 'encoders'")
+
+
 def test_scores_of_another_run_are_refused(run_folder):
     path = run_folder / "predictions.parquet"
     pd.read_parquet(path).query("system != 'mata'").to_parquet(path)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from nver.report.record import read_record
-from nver.report.summary import about_intervals, licence_is_restricted, listed, summarise
+from nver.report.summary import about_intervals, extremes, licence_is_restricted, listed, summarise
 
 
 @pytest.fixture
@@ -246,6 +246,18 @@ def test_cautions_about_intervals_are_an_alarm(fake, points):
     assert found["Intervals"].alarm
     assert found["Intervals"].text == "What to know of every interval: it rests on 6 speakers."
     assert "(90 % interval 60.0 to 72.0)" in found["Best system"].text
+
+
+def test_the_best_and_the_worst_label_are_named(fake, tmp_path):
+    import pandas as pd
+
+    fake.write(tmp_path)
+    rows = pd.read_parquet(tmp_path / "predictions.parquet")
+    fake.predictions = rows.assign(predicted=rows["label"].replace("fear", "anger"))
+    assert extremes(read_record(fake.write(tmp_path))) == (
+        "The best system, mata (spectral + prosodic), recognises anger best (100 %) and fear worst "
+        "(0 %)."
+    )
 
 
 def test_the_page_says_what_its_intervals_are(fake, tmp_path):
