@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -274,11 +274,13 @@ def writers(name: str, folder: Path) -> str:
     return f"{kept} of {len(acknowledged)} | {spent:.1f}"
 
 
-def fresh(parent: Path | None) -> Iterator[Path]:
+def fresh(parent: Path | None) -> Generator[Path, None, None]:
     while True:
         folder = Path(tempfile.mkdtemp(dir=parent))
-        yield folder / "store"
-        shutil.rmtree(folder)
+        try:
+            yield folder / "store"
+        finally:
+            shutil.rmtree(folder)
 
 
 def main() -> None:
