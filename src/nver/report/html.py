@@ -198,7 +198,7 @@ def _recalls(
     """Return, for each system, the recall of each class as text, colour and colour of the text."""
     table = []
     for system in confusions:
-        values = recalls(record.confusion(system)).tolist()
+        values = recalls(record.confusions[system]).tolist()
         cells = [
             ("-", "#ffffff", "#000")
             if math.isnan(value)

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -128,15 +129,18 @@ class RunRecord:
         """How often each clip was predicted by each system, at most."""
         return int(self.predictions["seed"].nunique())
 
-    def of(self, system: SystemScore) -> pd.DataFrame:
-        """Return the predictions of one system."""
-        name, encoders = system.key
-        rows = self.predictions
-        return rows[(rows["system"] == name) & (rows["encoders"] == encoders)]
+    @functools.cached_property
+    def parts(self) -> Mapping[tuple[str, str], pd.DataFrame]:
+        """The predictions of each system, by its key; divided once, since they can be millions."""
+        parts = self.predictions.groupby(["system", "encoders"], sort=False, observed=True)
+        return {(str(name), str(encoders)): rows for (name, encoders), rows in parts}
 
-    def confusion(self, system: SystemScore) -> Confusion:
-        """Return the counts [true, predicted] of one system, added over seeds."""
-        rows = self.of(system)
+    @functools.cached_property
+    def confusions(self) -> Mapping[SystemScore, Confusion]:
+        """The counts [true, predicted] of each system, added over seeds."""
+        return {system: self._confusion(self.parts[system.key]) for system in self.systems}
+
+    def _confusion(self, rows: pd.DataFrame) -> Confusion:
         truth, predicted = (
             rows[column].to_numpy(dtype=object) for column in ("label", "predicted")
         )
@@ -144,7 +148,7 @@ class RunRecord:
 
     def clips(self) -> pd.DataFrame:
         """Return one row per clip: label, speaker (missing where unknown) and fold."""
-        return self.of(self.systems[0]).drop_duplicates("file")
+        return self.parts[self.systems[0].key].drop_duplicates("file")
 
     def supports(self) -> list[int]:
         """Return the number of clips of each label."""
@@ -157,7 +161,7 @@ class RunRecord:
         Such a speaker is in the training part of every fold where it is not in the test part only:
         0 means that no voice was heard in training before it was judged.
         """
-        rows = self.of(self.systems[0])
+        rows = self.parts[self.systems[0].key]
         if rows["speaker"].isna().any():
             return None
         places = rows.groupby(["seed", "speaker"], observed=True)["fold"].nunique()

@@ -32,7 +32,7 @@ def confusion_figures(record: RunRecord) -> dict[SystemScore, Figure]:
         system: Figure(
             file_name("confusion", "-".join(system.key)),
             f"{system.title}, UAR {percent(system.uar.value)} %",
-            confusion_svg(record.confusion(system), record.labels, system.title),
+            confusion_svg(record.confusions[system], record.labels, system.title),
         )
         for system in record.systems
     }

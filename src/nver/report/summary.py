@@ -279,7 +279,7 @@ def extremes(record: RunRecord) -> str:
     top = best(record.systems)
     if top is None:
         return ""
-    values = recalls(record.confusion(top))
+    values = recalls(record.confusions[top])
     most, least = int(np.nanargmax(values)), int(np.nanargmin(values))
     named = [f"({100 * values[place]:.0f} %)" for place in (most, least)]
     return (

@@ -36,7 +36,7 @@ def test_the_confusion_matrix_is_that_of_one_system(run_folder):
     record = read_record(run_folder)
     rows = pd.read_parquet(run_folder / "predictions.parquet").query("system == 'fcn'")
     expected = pd.crosstab(rows["label"], rows["predicted"]).loc[record.labels, record.labels]
-    assert record.confusion(record.systems[-1]).tolist() == expected.to_numpy().tolist()
+    assert record.confusions[record.systems[-1]].tolist() == expected.to_numpy().tolist()
 
 
 def test_seeds_are_added_and_clips_are_not_counted_twice(fake, tmp_path):
@@ -46,7 +46,7 @@ def test_seeds_are_added_and_clips_are_not_counted_twice(fake, tmp_path):
     pd.concat([once, once.assign(seed=1)]).to_parquet(tmp_path / "predictions.parquet")
     record = read_record(tmp_path)
     assert record.seeds == 2
-    assert record.confusion(record.systems[0]).sum() == 144
+    assert record.confusions[record.systems[0]].sum() == 144
     assert record.supports() == [24, 24, 24]
 
 
