@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from jaxtyping import Float64
 
 from nver.corpora.vocal_tract import CONTROL_RATE, Contour, Gesture, Voice
 
@@ -20,24 +21,46 @@ Recipe = Callable[[np.random.Generator, float, float], Gesture]
 # a take's mood: log-factors on pitch, noise, F1, F2; shifts of mouth, tension, roughness
 _MOOD_FACTORS = np.array([0.15, 0.5, 0.12, 0.12])
 _MOOD_SHIFTS = np.array([0.2, 0.2, 0.15])
+# the largest share of another burst in a take: beyond one half it would be more of the other
+_BLEND = 0.5
 
 
 @dataclass(frozen=True)
 class Burst:
-    """A vocalisation, the emotion it stands for, and how it is made."""
+    """A vocalisation, the emotion it stands for, how it is made, and what it may turn into."""
 
     vocalisation: str
     emotion: str
     recipe: Recipe
+    kin: tuple[str, ...]
 
 
 def perform(burst: Burst, voice: Voice, strength: float, rng: np.random.Generator) -> Gesture:
     """Return one take of `burst` by `voice`; `strength` from 0 (faint) to 1 (full-blown).
 
-    Each take has a mood of its own, which moves everything a little whatever the burst: without
-    it, a few averages would tell the bursts apart without a mistake.
+    Real bursts are not pure: each take is blended with one of its kin, by a share drawn between
+    nothing and one half, and has a mood that moves everything a little. Without that, a few
+    averages would tell the bursts apart without a mistake.
     """
-    gesture = burst.recipe(rng, float(np.clip(strength * voice.expression, 0, 1)), voice.tempo)
+    strength = float(np.clip(strength * voice.expression, 0, 1))
+    own = burst.recipe(rng, strength, voice.tempo)
+    kin = {other.vocalisation: other for other in BURSTS}[str(rng.choice(burst.kin))]
+    other = kin.recipe(rng, strength, voice.tempo)
+    return _moody(rng, _blend(own, other, float(rng.uniform(0, _BLEND))))
+
+
+def _blend(own: Gesture, other: Gesture, share: float) -> Gesture:
+    """Return the gesture `share` of the way from `own` to `other`, its duration too."""
+    lengths = own.pitch.size, other.pitch.size
+    size = round((1 - share) * lengths[0] + share * lengths[1])
+    mixed = {
+        name: (1 - share) * _path(size, contour) + share * _path(size, getattr(other, name))
+        for name, contour in vars(own).items()
+    }
+    return Gesture(**mixed)
+
+
+def _moody(rng: np.random.Generator, gesture: Gesture) -> Gesture:
     pitch, noise, f1, f2 = np.exp(rng.standard_normal(4) * _MOOD_FACTORS)
     mouth, tension, roughness = rng.standard_normal(3) * _MOOD_SHIFTS
     return replace(
@@ -211,14 +234,14 @@ def groan(rng: np.random.Generator, strength: float, tempo: float) -> Gesture:
 
 
 BURSTS: Sequence[Burst] = (
-    Burst("laugh", "amusement", laugh),
-    Burst("growl", "anger", growl),
-    Burst("scream", "fear", scream),
-    Burst("groan", "pain", groan),
-    Burst("moan", "pleasure", moan),
-    Burst("sigh", "relief", sigh),
-    Burst("cry", "sadness", cry),
-    Burst("gasp", "surprise", gasp),
+    Burst("laugh", "amusement", laugh, ("cry", "gasp")),
+    Burst("growl", "anger", growl, ("groan", "scream")),
+    Burst("scream", "fear", scream, ("cry", "growl")),
+    Burst("groan", "pain", groan, ("moan", "growl")),
+    Burst("moan", "pleasure", moan, ("groan", "sigh")),
+    Burst("sigh", "relief", sigh, ("moan", "gasp")),
+    Burst("cry", "sadness", cry, ("laugh", "moan")),
+    Burst("gasp", "surprise", gasp, ("sigh", "scream")),
 )
 
 _VOWELS: Mapping[str, tuple[float, float]] = {
@@ -231,7 +254,7 @@ _VOWELS: Mapping[str, tuple[float, float]] = {
 }
 """First two formants in Hz for a tract of 17.5 cm."""
 
-Values = Contour | Sequence[float]
+Values = Float64[np.ndarray, "knots"] | Sequence[float]
 
 
 def _gesture(
