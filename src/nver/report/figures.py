@@ -30,11 +30,11 @@ MAP_FEWEST = 5
 MAP_COMPONENTS = 50
 MAP_PERPLEXITY = 30.0
 
-LONGEST_LABEL = 18
+LONGEST_LABEL = 24
 _CELL = 38
 _MAP = 560.0
 _MAP_MARGIN = 12.0
-_KEYS_PER_LINE = 3
+_KEY_WIDTH = 18
 
 _SHADES = (
     (255, 255, 255),
@@ -251,12 +251,13 @@ def map_svg(
         )
         for i, name in enumerate(names)
     ]
+    per_line = 3 if all(len(mark.name) <= _KEY_WIDTH for mark in marks) else 2
     return render(
         "map.svg",
         marks=marks,
         size=round(_MAP),
-        per_line=_KEYS_PER_LINE,
-        lines=-(-len(marks) // _KEYS_PER_LINE),
+        per_line=per_line,
+        lines=-(-len(marks) // per_line),
         alt=f"t-SNE map of {len(points)} clips as {encoder} hears them, marked by label.",
     )
 
@@ -304,7 +305,7 @@ def _fitted(points: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n 2"]:
 
 
 def shortened(label: str) -> str:
-    """Return a label of at most 18 characters."""
+    """Return a label of at most 24 characters."""
     return label if len(label) <= LONGEST_LABEL else label[: LONGEST_LABEL - 1] + "…"
 
 

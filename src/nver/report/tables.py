@@ -19,7 +19,7 @@ TRANSDUCTIVE = "-transductive"
 
 WIDTH = 100
 NAME_WIDTH = 26
-ENCODERS_WIDTH = 16
+ENCODERS_WIDTH = 18
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,9 @@ class Estimate:
         return cls(value, low, high)
 
     def __str__(self) -> str:
-        """Return the value and the interval in percent: ``49.6 [45.2, 54.0]``."""
-        return f"{percent(self.value)} [{percent(self.low)}, {percent(self.high)}]"
+        """Return value and interval in percent, 20 characters: `` 49.6 [45.2, 54.0]  ``."""
+        ends = f"[{percent(self.low)}, {percent(self.high)}]"
+        return f"{percent(self.value):>5} {ends:<14}"
 
 
 @dataclass(frozen=True)
@@ -201,7 +202,7 @@ def text_table(scores: Mapping[str, Any]) -> str:
     systems = ranked(scores)
     blank = " " * (NAME_WIDTH + ENCODERS_WIDTH + 2)
     title = f"UAR % [{100 * systems[0].level:g} %]" if systems else "UAR %"
-    lines = [f"{blank}{title:>20}{'accuracy %':>12}{'macro-F1 %':>12}{'time':>12}"]
+    lines = [f"{blank}{title:<20}{'accuracy %':>11}{'macro-F1 %':>11}{'time':>12}"]
     for title, members in groups(systems):
         alike = members[0].encoders == shared_encoders(systems)
         lines += ["", f"{title}: {' + '.join(members[0].encoders)}" if alike else title]
@@ -218,8 +219,8 @@ def _row(system: SystemScore, systems: Sequence[SystemScore], *, encoders: bool)
     heard = " + ".join(system.encoders) if encoders else ""
     fits = len(heard) < ENCODERS_WIDTH
     line = (
-        f"  {name:{NAME_WIDTH}}{heard if fits else '':{ENCODERS_WIDTH}}{system.uar!s:>20}"
-        f"{percent(system.accuracy.value):>12}{percent(system.macro_f1.value):>12}"
+        f"  {name:{NAME_WIDTH}}{heard if fits else '':{ENCODERS_WIDTH}}{system.uar}"
+        f"{percent(system.accuracy.value):>11}{percent(system.macro_f1.value):>11}"
         f"{duration(system.seconds):>12}"
     )
     return [line] if fits else [line, *textwrap.wrap(heard, WIDTH - 6, initial_indent=" " * 6)]

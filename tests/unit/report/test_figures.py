@@ -226,8 +226,8 @@ def test_nothing_in_a_label_becomes_markup():
 
 
 def test_long_labels_are_cut():
-    assert shortened("x" * 18) == "x" * 18
-    assert shortened("x" * 19) == "x" * 17 + "…"
+    assert shortened("x" * 24) == "x" * 24
+    assert shortened("x" * 25) == "x" * 23 + "…"
     assert text_width("怒り") > text_width("ab")
 
 

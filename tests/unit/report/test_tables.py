@@ -44,15 +44,15 @@ ALL = scores(FCN, LDA, WEAK_LDA, WEAK_FCN, CONCAT, MATA, TRANSDUCTIVE)
 
 
 TABLE = f"""\
-{"":44}        UAR % [95 %]  accuracy %  macro-F1 %        time
+{"":46}UAR % [95 %]         accuracy % macro-F1 %        time
 
 One encoder alone
-  lda *                     a                  40.0 [35.0, 45.0]        40.0        40.0       1.0 s
-  fcn !                     a                  30.0 [25.0, 35.0]        30.0        30.0       1.0 s
+  lda *                     a                  40.0 [35.0, 45.0]         40.0       40.0       1.0 s
+  fcn !                     a                  30.0 [25.0, 35.0]         30.0       30.0       1.0 s
 
 Fusion: a + b
-  mata-transductive ~                          60.0 [55.0, 65.0]        60.0        60.0       1.0 s
-  mata                                         52.0 [47.0, 57.0]        52.0        52.0       1.0 s
+  mata-transductive ~                          60.0 [55.0, 65.0]         60.0       60.0       1.0 s
+  mata                                         52.0 [47.0, 57.0]         52.0       52.0       1.0 s
 
 Chance: UAR 25.0 %
 * linear baseline
