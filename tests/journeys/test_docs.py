@@ -1,0 +1,44 @@
+"""The examples of the documentation run as they stand."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+import nver
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+
+
+def _blocks(page: str) -> str:
+    text = (DOCS / page).read_text(encoding="utf-8")
+    return "\n".join(re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
+
+
+def test_add_an_encoder(capsys) -> None:
+    names: dict[str, object] = {"__name__": "example"}
+    exec(compile(_blocks("add-an-encoder.md"), "add-an-encoder.md", "exec"), names)  # noqa: S102
+    assert names["Loudness"]().card.dim == 5
+
+
+def test_from_python(tmp_path, monkeypatch) -> None:
+    from nver.corpora import synthesis
+
+    whole = synthesis.synthesise
+    monkeypatch.setattr(
+        synthesis, "synthesise", lambda folder, **_: whole(folder, speakers=4, takes=1)
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NVER_HOME", str(tmp_path / "home"))
+    names: dict[str, object] = {"__name__": "example"}
+    exec(compile(_blocks("python.md"), "python.md", "exec"), names)  # noqa: S102
+    assert names["run"].scores["systems"]
+    assert isinstance(names["dataset"], nver.EmbeddingDataset)
+
+
+@pytest.mark.parametrize("page", sorted(path.name for path in DOCS.glob("*.md")))
+def test_every_page_is_in_the_contents(page: str) -> None:
+    contents = (DOCS / "index.md").read_text(encoding="utf-8")
+    assert page == "index.md" or f"\n{page.removesuffix('.md')}\n" in contents

@@ -1,0 +1,188 @@
+"""What a person does: encode, evaluate, read; by the command line and from Python."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import nver
+from nver import cli
+
+SYSTEMS = ("lda", "concat-lda", "mata")
+ENCODERS = ("-e", "spectral", "-e", "prosodic")
+
+
+def _evaluate(manifest: Path, out: Path, *more: str) -> int:
+    systems = [part for name in SYSTEMS for part in ("-s", name)]
+    fixed = [str(manifest), *ENCODERS, *systems, "--out", str(out), "--jobs", "1"]
+    return cli.main(["evaluate", *fixed, *more])
+
+
+@pytest.fixture(scope="module")
+def finished(bursts, shared_home, tmp_path_factory) -> Path:
+    """Return a finished run with the manifest's folds."""
+    out = tmp_path_factory.mktemp("runs") / "first"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NVER_HOME", str(shared_home))
+        assert _evaluate(bursts, out, "--folds", "column:fold") == cli.DONE
+    return out
+
+
+def test_a_run_leaves_the_promised_files(finished: Path) -> None:
+    names = {path.name for path in finished.iterdir()}
+    assert names == {
+        "predictions.parquet",
+        "scores.json",
+        "run.json",
+        "failures.csv",
+        "projection.parquet",
+        "report.html",
+        "figures",
+    }
+
+
+def test_predictions_are_the_record(finished: Path) -> None:
+    frame = pd.read_parquet(finished / "predictions.parquet")
+    scores = json.loads((finished / "scores.json").read_text())
+    first = ["clip", "file", "speaker", "label", "system", "encoders", "seed", "fold", "predicted"]
+    probabilities = [f"p_{label}" for label in scores["labels"]]
+    assert list(frame.columns) == first + probabilities
+    np.testing.assert_allclose(frame[probabilities].sum(axis=1), 1, atol=1e-5)
+    assert (frame["speaker"] == frame["fold"]).all()
+    for _, rows in frame.groupby(["system", "encoders", "seed"]):
+        assert len(rows) == rows["file"].nunique() == 48
+
+
+def test_scores_follow_from_the_record(finished: Path) -> None:
+    from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
+
+    frame = pd.read_parquet(finished / "predictions.parquet")
+    scores = json.loads((finished / "scores.json").read_text())
+    assert (scores["n_clips"], scores["n_speakers"], scores["k"]) == (48, 3, 3)
+    assert scores["chance_uar"] == 1 / 8
+    for entry in scores["systems"]:
+        encoders = "+".join(entry["encoders"])
+        rows = frame[(frame["system"] == entry["name"]) & (frame["encoders"] == encoders)]
+        truth, told = rows["label"], rows["predicted"]
+        assert entry["uar"]["value"] == pytest.approx(balanced_accuracy_score(truth, told))
+        assert entry["accuracy"]["value"] == pytest.approx(accuracy_score(truth, told))
+        macro = f1_score(truth, told, average="macro", labels=scores["labels"], zero_division=0)
+        assert entry["macro_f1"]["value"] == pytest.approx(macro)
+        assert 0 <= entry["uar"]["low"] <= entry["uar"]["value"] <= entry["uar"]["high"] <= 1
+
+
+def test_every_system_ran_on_its_encoders(finished: Path) -> None:
+    scores = json.loads((finished / "scores.json").read_text())
+    ran = {(entry["name"], *entry["encoders"]) for entry in scores["systems"]}
+    assert ran == {
+        ("lda", "spectral"),
+        ("lda", "prosodic"),
+        ("concat-lda", "spectral", "prosodic"),
+        ("mata", "spectral", "prosodic"),
+        ("mata-transductive", "spectral", "prosodic"),
+    }
+
+
+def test_a_run_says_where_it_comes_from(finished: Path) -> None:
+    run = json.loads((finished / "run.json").read_text())
+    assert run["settings"]["folds"] == "column:fold"
+    assert [card["name"] for card in run["encoders"]] == ["spectral", "prosodic"]
+    assert run["libraries"]["torch"]
+    assert run["leakage"]["clean"]
+    assert run["hardware"]["cores"] >= 1
+    assert run["seconds"] > 0
+
+
+def test_a_second_run_encodes_nothing_and_scores_the_same(bursts, finished, tmp_path) -> None:
+    settings = nver.Settings(
+        str(bursts), ("spectral", "prosodic"), systems=SYSTEMS, folds="column:fold", jobs=1
+    )
+    run = nver.evaluate(settings, tmp_path / "second")
+    told = json.loads((run.folder / "run.json").read_text())
+    assert told["extraction"]["encoded"] == 0
+    first = json.loads((finished / "scores.json").read_text())
+    for entry, other in zip(run.scores["systems"], first["systems"], strict=True):
+        assert entry | {"seconds": 0} == other | {"seconds": 0}
+
+
+def test_the_report_is_rebuilt_from_the_record_alone(finished, tmp_path, capsys) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(finished, copy)
+    page = (copy / "report.html").read_bytes()
+    (copy / "report.html").unlink()
+    shutil.rmtree(copy / "figures")
+    assert cli.main(["report", str(copy)]) == cli.DONE
+    assert (copy / "report.html").read_bytes() == page
+
+
+def test_bad_clips_are_listed_and_the_run_goes_on(bursts, tmp_path, capsys) -> None:
+    rows = bursts.read_text(encoding="utf-8").splitlines()
+    (bursts.parent / "clips" / "empty.wav").write_bytes(b"")
+    manifest = bursts.parent / "with_bad.csv"
+    bad = ["clips/empty.wav,laugh,s01,s01", "clips/nowhere.wav,laugh,s01,s01"]
+    manifest.write_text("\n".join([*rows, *bad]) + "\n", encoding="utf-8")
+    code = cli.main(
+        ["evaluate", str(manifest), "-e", "spectral", "-s", "lda", "--out", str(tmp_path / "run")]
+    )
+    assert code == cli.SOME_CLIPS_FAILED
+    with (tmp_path / "run" / "failures.csv").open(newline="", encoding="utf-8") as file:
+        failures = {row["file"]: row for row in csv.DictReader(file)}
+    assert set(failures) == {"clips/empty.wav", "clips/nowhere.wav"}
+    assert failures["clips/empty.wav"]["reason"]
+    assert "2 clips failed" in capsys.readouterr().err
+    assert json.loads((tmp_path / "run" / "scores.json").read_text())["n_clips"] == 48
+
+
+def test_embed_tells_what_it_did(bursts, capsys) -> None:
+    assert cli.main(["embed", str(bursts), "-e", "spectral", "--json"]) == cli.DONE
+    told = json.loads(capsys.readouterr().out)
+    assert told["clips"] == 48
+    assert told["encoded"] + told["reused"] == 48
+
+
+def test_python_gets_the_same_embeddings(bursts) -> None:
+    dataset = nver.embed(bursts, ["spectral", "prosodic"])
+    corpus = nver.load_corpus(bursts)
+    clip = corpus.clips[7]
+    from nver.audio import load
+
+    alone = nver.load_encoder("spectral").encode([load(clip.path)])
+    row = dataset.files.index(clip.file)
+    np.testing.assert_allclose(dataset.view("spectral")[row], alone[0], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        (("--folds", "column:fld"), "Did you mean 'fold'?"),
+        (("--folds", "speker"), "Did you mean 'speaker'?"),
+        (("-s", "mta"), "Did you mean 'mata'?"),
+        (("-k", "7"), "--folds loso"),
+        (("--seeds", "1", "-e", "prosodc"), "Did you mean 'prosodic'?"),
+    ],
+)
+def test_a_mistake_is_one_clear_line(bursts, tmp_path, capsys, more, expected) -> None:
+    argv = ["evaluate", str(bursts), "-e", "spectral", "-s", "lda", "--out", str(tmp_path), *more]
+    assert cli.main(argv) == cli.ERROR
+    told = capsys.readouterr().err.strip().splitlines()
+    assert len(told) == 1
+    assert expected in told[0]
+
+
+def test_a_folder_of_other_files_is_not_touched(bursts, tmp_path, capsys) -> None:
+    (tmp_path / "thesis.tex").write_text("mine", encoding="utf-8")
+    assert _evaluate(bursts, tmp_path) == cli.ERROR
+    assert "holds files that are no run (thesis.tex)" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_fusion_of_one_encoder_is_refused_before_any_work(bursts, tmp_path, capsys) -> None:
+    argv = ["evaluate", str(bursts), "-e", "spectral", "-s", "mata", "--out", str(tmp_path / "r")]
+    assert cli.main(argv) == cli.ERROR
+    assert "fuses at least two encoders" in capsys.readouterr().err
