@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, final
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -44,7 +44,9 @@ MAP_REFERENCES = 256
 class _EmbeddingClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
     """What both classifiers share: checks, labels as numbers, probabilities to labels."""
 
-    def fit(self, X: ArrayLike, y: ArrayLike, groups: Sequence[Any] | None = None) -> Any:
+    def fit(
+        self, X: ArrayLike, y: ArrayLike, groups: ArrayLike | Sequence[Any] | None = None
+    ) -> Any:
         """Train on embeddings.
 
         Parameters
@@ -68,7 +70,7 @@ class _EmbeddingClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignore
         if len(self.classes_) < 2:
             raise ValueError(
                 "A classifier needs clips of at least 2 classes, "
-                f"got 1 class: {self.classes_[0]!r}."
+                f"got 1 class: '{self.classes_[0]}'."
             )
         self._fit(inputs, codes, None if groups is None else _group_codes(groups))
         return self
@@ -78,9 +80,10 @@ class _EmbeddingClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignore
         """Fit on checked input."""
 
 
-def _group_codes(groups: Sequence[Any]) -> np.ndarray:
+def _group_codes(groups: ArrayLike | Sequence[Any]) -> np.ndarray:
     """Return a number per group; a clip without one gets a number of its own."""
-    names = [f"none {i}" if name is None else f"name {name}" for i, name in enumerate(groups)]
+    listed = enumerate(np.asarray(groups, dtype=object))
+    names = [f"none {i}" if name is None else f"name {name}" for i, name in listed]
     return np.unique(names, return_inverse=True)[1]
 
 
@@ -231,7 +234,7 @@ class FusionClassifier(_EmbeddingClassifier):
     def __init__(
         self,
         fusion: str = "mata",
-        branch: Literal["fcn", "cnn"] = "fcn",
+        branch: str = "fcn",
         views: Mapping[str, slice] | None = None,
         coupling: str = "companions",
         eps: float = 0.05,

@@ -15,7 +15,7 @@ results are the same.
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, final
+from typing import Any, final
 
 import torch
 from jaxtyping import Float
@@ -238,9 +238,7 @@ class CNN(nn.Module):
         return logits
 
 
-def build_head(
-    kind: Literal["fcn", "cnn"] | str, dim: int, classes: int, dropout: float
-) -> FCN | CNN:
+def build_head(kind: str, dim: int, classes: int, dropout: float) -> FCN | CNN:
     """Return a head by its name.
 
     Raises

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -39,7 +39,7 @@ class FusionShape:
 
     views: Sequence[slice]
     classes: int
-    branch: Literal["fcn", "cnn"] = "fcn"
+    branch: str = "fcn"
     dropout: float = 0.3
     transport: TransportSettings = field(default_factory=TransportSettings)
 

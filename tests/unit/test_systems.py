@@ -1,0 +1,79 @@
+"""The table of systems: every entry trains, names are found, views are checked."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from nver.errors import SettingsError, UnknownNameError
+from nver.estimators import EmotionClassifier, FusionClassifier
+from nver.fusion import FUSIONS
+from nver.systems import COUPLINGS, SYSTEMS, build, get_system
+from nver.training import TrainingSettings
+
+TWO = {"spectral": slice(0, 6), "prosodic": slice(6, 14)}
+
+
+def _build(name):
+    spec = SYSTEMS[name]
+    views = TWO if spec.kind == "fusion" else {"spectral": slice(0, 14)}
+    return build(name, views, seed=1)
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_every_system_trains_and_is_judged_by_its_rules(name):
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((24, 14)), np.tile(["a", "b", "c"], 8)
+    estimator = _build(name)
+    if name not in ("lda", "logreg", "concat-lda", "concat-logreg"):
+        estimator.set_params(settings=TrainingSettings(epochs=1))
+    estimator.fit(X, y, groups=np.repeat(np.arange(8), 3))
+    for rule in SYSTEMS[name].rules:
+        coupling = COUPLINGS[rule]
+        probabilities = (
+            estimator.predict_proba(X)
+            if coupling is None
+            else estimator.predict_proba(X, coupling=coupling)
+        )
+        assert probabilities.shape == (24, 3)
+
+
+def test_the_table_is_the_papers_comparison():
+    assert list(SYSTEMS) == [
+        "lda", "logreg", "fcn", "cnn",
+        "concat-lda", "concat-logreg", "concat", "late", "transport", "attention",
+        "mata", "mata-cnn",
+    ]  # fmt: skip
+
+
+def test_every_fusion_is_in_a_system():
+    used = {spec.settings.get("fusion") for spec in SYSTEMS.values()}
+    assert used - {None} == set(FUSIONS.names())
+
+
+def test_only_coupled_systems_have_two_rules_and_are_reported_under_two_names():
+    both = [name for name, spec in SYSTEMS.items() if len(spec.rules) == 2]
+    assert both == ["transport", "mata", "mata-cnn"]
+    spec = get_system("mata-cnn")
+    assert [spec.reported_as(rule) for rule in spec.rules] == ["mata-cnn", "mata-cnn-transductive"]
+
+
+def test_a_system_is_an_estimator_with_its_settings():
+    assert isinstance(build("lda", {"a": slice(0, 3)}), EmotionClassifier)
+    assert isinstance(build("concat-lda", TWO), EmotionClassifier)
+    mata = build("mata-cnn", TWO, seed=7)
+    assert isinstance(mata, FusionClassifier)
+    assert (mata.fusion, mata.branch, mata.random_state, mata.views) == ("mata", "cnn", 7, TWO)
+
+
+def test_the_number_of_encoders_must_fit():
+    with pytest.raises(SettingsError) as caught:
+        build("fcn", TWO)
+    assert str(caught.value) == ("System 'fcn' needs one encoder, got 2 (spectral, prosodic).")
+    with pytest.raises(SettingsError, match="System 'mata' needs at least two encoders, got 1"):
+        build("mata", {"spectral": slice(0, 3)})
+
+
+def test_an_unknown_system_gets_the_nearest():
+    with pytest.raises(UnknownNameError, match=r"^Unknown system 'matta'\. Did you mean 'mata'\?"):
+        get_system("matta")
