@@ -1,4 +1,4 @@
-"""The type checker that the tests run on every annotated call: beartype, where an int is a float."""
+"""The type checker that tests run on every annotated call: beartype, where an int is a float."""
 
 from __future__ import annotations
 

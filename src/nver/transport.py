@@ -33,17 +33,17 @@ class TransportPlan:
 
     Parameters
     ----------
-    plan : float [*batch, n, m]
+    plan : float [..., n, m]
         The mass moved from row i to column j; each problem's masses sum to 1.
-    source, target : float [*batch, n], [*batch, m]
+    source, target : float [..., n], [..., m]
         The weights a and b, each summing to 1; a weight of 0 masks its point.
-    row_potential, column_potential : float [*batch, n], [*batch, m]
+    row_potential, column_potential : float [..., n], [..., m]
         f and g in units of the cost; minus infinity where the weight is 0.
-    marginal_error : float [*batch]
+    marginal_error : float [...]
         ||P 1 - a||_1 + ||P^T 1 - b||_1 of this very plan, in [0, 2] and lower is better.
-    iterations : int [*batch]
+    iterations : int [...]
         Pairs of updates that each problem got.
-    converged : bool [*batch]
+    converged : bool [...]
         ``marginal_error <= tolerance``; False for a plan with NaN.
     eps : float
         The regularisation, in units of the cost.
@@ -141,11 +141,11 @@ def sinkhorn(
 
     Parameters
     ----------
-    cost : float [*batch, n, m]
+    cost : float [..., n, m]
         Finite. Infinite or NaN costs give NaN plans with ``converged`` False.
     eps : float
         Regularisation in units of the cost, above 0. Small eps needs many iterations.
-    source, target : float [*batch, n], [*batch, m], optional
+    source, target : float [..., n], [..., m], optional
         Weights, at least 0 and not all 0; scaled to sum 1. None: all equal. Weight 0 masks a point
         exactly, whatever its costs.
     iterations : int
