@@ -127,7 +127,7 @@ def work(job: Job, data: Data, systems: Any) -> Outcome:
     with warnings.catch_warnings(record=True) as caught, _one_thread():
         warnings.simplefilter("always")
         try:
-            probabilities, seconds, note = _fit_and_predict(job, data, systems)
+            probabilities, seconds = _fit_and_predict(job, data, systems)
         except Exception as error:  # noqa: BLE001 - whatever it is, the other systems go on
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             run, fold = job.run, job.fold.name
@@ -135,8 +135,8 @@ def work(job: Job, data: Data, systems: Any) -> Outcome:
                 run.name, run.encoders, fold, job.seed, reason, traceback.format_exc()
             )
             return Outcome(job.number, {}, {}, (), failure)
-    said = [f"{warning.category.__name__}: {warning.message}" for warning in caught]
-    notes = dict.fromkeys(" ".join(text.split()) for text in [note, *said] if text)
+    said = (f"{warning.category.__name__}: {warning.message}" for warning in caught)
+    notes = dict.fromkeys(" ".join(text.split()) for text in said)
     return Outcome(job.number, probabilities, seconds, tuple(notes))
 
 
@@ -159,8 +159,8 @@ def _one_thread() -> Iterator[None]:
 
 def _fit_and_predict(
     job: Job, data: Data, systems: Any
-) -> tuple[dict[str, np.ndarray], dict[str, float], str]:
-    """Return, per rule, probabilities (test clips sorted) and seconds; what training had to say."""
+) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    """Return probabilities (test clips sorted) and seconds of each evaluation rule."""
     views, parts = _cut(data.views, job.run.encoders)
     train = job.fold.train
     # The test clips come in a shuffled order: a transductive system couples neighbours, and in the
@@ -181,7 +181,7 @@ def _fit_and_predict(
         aligned = _aligned(given, model.classes_.tolist(), data.labels, len(test))
         probabilities[rule] = aligned[np.argsort(test)]
         seconds[rule] = fitted + time.perf_counter() - clock
-    return probabilities, seconds, getattr(getattr(model, "history_", None), "note", "") or ""
+    return probabilities, seconds
 
 
 def _cut(

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
+import subprocess
 import sys
+import time
 import warnings
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -293,8 +297,6 @@ def test_progress_counts_every_training(data, folds):
 
 
 def test_unknown_speakers_are_passed_on_as_none(data, folds):
-    from dataclasses import replace
-
     systems = Systems()
     some = np.where(np.arange(len(data)) == 0, None, data.speakers)
     predictions = validate(replace(data, speakers=some), run("lda"), folds, systems=systems)
@@ -365,6 +367,81 @@ def test_a_killed_process_takes_only_its_own_system_down(data, folds, by_value):
         "for want of memory"
     )
     assert seen[-1] == ("trainings", 6, 6)
+
+
+def test_the_real_table_runs_in_processes_and_in_this_one(data, folds):
+    runs = [SystemRun("lda", ("one",)), SystemRun("concat-lda", ("one", "two"))]
+    alone = cross_validate(data, runs, folds, jobs=1)
+    together = cross_validate(data, runs, folds, jobs=2)
+    assert alone.frame.equals(together.frame)
+    table = scores(alone, corpus="toy", folds="speaker", k=3)
+    assert all(system["uar"]["value"] > 0.7 for system in table["systems"])
+
+
+def test_labels_without_meaning_are_predicted_at_chance():
+    # Whatever looks at the test part while training would lift this above chance.
+    data = toy(clips_per_class=10, speakers=20)
+    mixed = replace(data, y=np.random.default_rng(1).permutation(data.y))
+    folds = make_folds("speaker", mixed.y, mixed.speakers, k=5)
+    predictions = cross_validate(mixed, [SystemRun("lda", ("one",))], folds, jobs=1)
+    uar = scores(predictions, corpus="toy", folds="speaker", k=5)["systems"][0]["uar"]
+    assert abs(uar["value"] - 1 / 3) < 0.07  # 600 clips: standard error .02
+
+
+INTERRUPTED = """
+import pathlib, signal, sys, time
+import numpy as np
+from nver.cross_validation import SystemRun, cross_validate
+from nver.dataset import EmbeddingDataset
+from nver.splits import make_folds
+
+class Slow:
+    settings, rules = {}, ("",)
+    COUPLINGS = {"": None}
+    def __init__(self, flag): self.flag = flag
+    def get_system(self, name): return self
+    def build(self, name, views, seed): return self
+    def fit(self, X, y, groups=None):
+        pathlib.Path(self.flag).touch()
+        time.sleep(60)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+y = np.tile(["a", "b"], 20)
+names = tuple(f"{i}" for i in range(40))
+X = np.zeros((40, 3), dtype=np.float32)
+data = EmbeddingDataset(X, {"one": slice(0, 3)}, y, None, names, names, ("a", "b"))
+folds, runs = make_folds("random", y, None), [SystemRun("slow", ("one",))]
+try:
+    cross_validate(data, runs, folds, jobs=2, systems=Slow(sys.argv[1]))
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends signals to a process group")
+def test_ctrl_c_stops_the_processes_at_once(tmp_path):
+    script, flag = tmp_path / "slow.py", tmp_path / "started"
+    script.write_text(INTERRUPTED)
+    process = subprocess.Popen(
+        [sys.executable, script, flag],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        while not flag.exists():  # until a training is under way
+            assert process.poll() is None, process.stdout.read()
+            time.sleep(0.1)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        started = time.monotonic()
+        said, _ = process.communicate(timeout=30)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert said == "interrupted\n"
+    assert process.returncode == 0
+    assert time.monotonic() - started < 20
 
 
 def test_the_record_survives_the_disk(data, folds, tmp_path):

@@ -1,0 +1,110 @@
+"""One training: what the system gets, and what becomes of what it gives."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from nver import systems
+from nver.jobs import Data, Job, SystemRun, Systems, execute
+from nver.splits import Fold
+
+RUN = SystemRun("toy", ("b", "a"))
+
+
+class Recorder:
+    """A system that remembers how it was used, and predicts the first column."""
+
+    def __init__(self):
+        self.COUPLINGS = {"": None}
+        self.threads = None
+
+    def get_system(self, name):
+        return SimpleNamespace(settings={}, rules=("",))
+
+    def build(self, name, views, seed):
+        self.name, self.views, self.seed = name, views, seed
+        return self
+
+    def fit(self, X, y, groups=None):
+        self.X, self.y, self.groups = X, y, groups
+        self.classes_ = np.array(["joy", "fear"])
+        self.threads = torch.get_num_threads()
+
+    def predict_proba(self, X):
+        self.tested = X
+        return np.stack([X[:, 0], 1.0 - X[:, 0]], axis=1)
+
+
+@pytest.fixture
+def data():
+    X = np.linspace(0, 1, 12, dtype=np.float32).reshape(4, 3)
+    views = {"a": slice(0, 1), "b": slice(1, 3)}
+    speakers = np.array(["s1", "s2", None, "s3"], dtype=object)
+    return Data(X, np.array(["joy", "fear", "joy", "fear"]), speakers, views, ("fear", "joy"))
+
+
+def job(rules=("",), seed=7):
+    return Job(3, RUN, rules, Fold("0", np.array([2, 3]), np.array([0, 1])), seed)
+
+
+def test_a_job_trains_on_its_columns_rows_and_seed(data):
+    recorder = Recorder()
+    (outcome,) = execute([job()], 1, data, recorder)
+    assert (recorder.name, recorder.seed) == ("toy", 7)
+    assert recorder.views == {"b": slice(0, 2), "a": slice(2, 3)}
+    np.testing.assert_array_equal(recorder.X, data.X[2:][:, [1, 2, 0]])
+    assert recorder.y.tolist() == ["joy", "fear"]
+    assert recorder.groups.tolist() == [None, "s3"]
+    assert outcome.number == 3
+    assert outcome.failure is None
+
+
+def test_probabilities_are_put_in_the_order_of_labels_and_clips(data):
+    for seed in range(4):  # the test clips are shuffled by the seed
+        (outcome,) = execute([job(seed=seed)], 1, data, Recorder())
+        joy = data.X[:2, 1]
+        expected = np.stack([1 - joy, joy], axis=1)
+        np.testing.assert_allclose(outcome.probabilities[""], expected, atol=1e-6)
+        assert outcome.probabilities[""].dtype == np.float32
+
+
+def test_it_computes_with_one_thread_and_puts_the_number_back(data):
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        recorder = Recorder()
+        list(execute([job()], 1, data, recorder))
+        assert recorder.threads == 1
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_an_unknown_rule_is_a_failure_that_names_its_place(data):
+    (outcome,) = execute([job(rules=("psychic",))], 1, data, Recorder())
+    assert outcome.probabilities == {}
+    assert outcome.failure.sentence() == (
+        "System 'toy' on b+a failed in fold '0', seed 7: KeyError: 'psychic'"
+    )
+
+
+def test_ctrl_c_is_no_failure_of_a_system(data):
+    recorder = Recorder()
+
+    def interrupted(X, y, groups=None):
+        raise KeyboardInterrupt
+
+    recorder.fit = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        list(execute([job()], 1, data, recorder))
+
+
+def test_the_table_of_systems_keeps_the_protocol():
+    assert isinstance(systems, Systems)
+    assert all(
+        rule in systems.COUPLINGS for spec in systems.SYSTEMS.values() for rule in spec.rules
+    )
