@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int, Shaped
+from jaxtyping import Bool, Float32, Float64, Int, Shaped
 
 from nver.corpora.base import Corpus
 from nver.encoders.base import EncoderCard
@@ -32,7 +32,7 @@ class Extracted(Protocol):
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """File to facts, among them its ``thumbprint``."""
+        """File to facts, among them its ``thumbprint`` and ``seconds``."""
 
     @property
     def failures(self) -> Sequence[Any]:
@@ -61,6 +61,8 @@ class EmbeddingDataset:
         The classes that occur, at least two, in the corpus's order.
     thumbprints : float32 [clips, bands] or None
         For the search of nearly identical audio.
+    seconds : float64 [clips] or None
+        Durations.
     columns : mapping of str to object [clips]
         The corpus's other facts; None where a clip lacks one.
     name : str
@@ -81,6 +83,7 @@ class EmbeddingDataset:
     digests: tuple[str, ...]
     labels: tuple[str, ...]
     thumbprints: Float32[np.ndarray, "clips bands"] | None = None
+    seconds: Float64[np.ndarray, "clips"] | None = None
     columns: Mapping[str, np.ndarray] = field(default_factory=dict)
     name: str = ""
 
@@ -88,7 +91,7 @@ class EmbeddingDataset:
         """Check that everything is aligned, and make it read-only."""
         for problem in self._problems():
             raise EvaluationError(problem)
-        for name in ("X", "y", "speakers", "thumbprints"):
+        for name in ("X", "y", "speakers", "thumbprints", "seconds"):
             array = getattr(self, name)
             object.__setattr__(self, name, None if array is None else _frozen(array))
         columns = {name: _frozen(values) for name, values in self.columns.items()}
@@ -142,6 +145,7 @@ class EmbeddingDataset:
             digests=digests,
             labels=tuple(label for label in corpus.labels if label in set(y.tolist())),
             thumbprints=np.stack([extraction.facts[clip.file].thumbprint for clip in clips]),
+            seconds=np.array([extraction.facts[clip.file].seconds for clip in clips], dtype=float),
             columns={name: _objects([clip.facts.get(name) for clip in clips]) for name in names},
             name=corpus.name,
         )
@@ -192,6 +196,7 @@ class EmbeddingDataset:
             digests=tuple(self.digests[row] for row in rows),
             labels=tuple(label for label in self.labels if label in kept),
             thumbprints=None if self.thumbprints is None else self.thumbprints[rows],
+            seconds=None if self.seconds is None else self.seconds[rows],
             columns={name: values[rows] for name, values in self.columns.items()},
             name=self.name,
         )

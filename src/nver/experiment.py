@@ -160,7 +160,13 @@ def split(dataset: EmbeddingDataset, settings: Settings) -> Split:
     column = _fold_column(dataset, protocol) if protocol.startswith("column:") else None
     folds = make_folds(protocol, dataset.y, dataset.speakers, k=settings.k, column=column)
     leakage = check_leakage(
-        folds, dataset.speakers, dataset.digests, dataset.thumbprints, dataset.files, dataset.y
+        folds,
+        dataset.speakers,
+        dataset.digests,
+        dataset.thumbprints,
+        dataset.files,
+        dataset.y,
+        dataset.seconds,
     )
     leakage.raise_if_leaking(protocol, allow_leak=settings.allow_leak)
     return Split(protocol, folds, leakage)

@@ -22,6 +22,9 @@ from nver.audio import NEAR_IDENTICAL
 from nver.errors import LeakageError
 from nver.splits import Fold, missing_classes
 
+SAME_SECONDS = 0.1
+"""Copies differ in duration by no more than this: codecs add padding, and little else."""
+
 _CELLS = 8_000_000  # similarities held at once: 32 MB
 _SHOWN = 3
 
@@ -110,11 +113,14 @@ class LeakageReport:
     def verdict(self) -> str:
         """Return the outcome in one sentence."""
         if not self.clean:
-            return (
-                f"Both sides of a fold share {self._speakers()}; {len(self.identical)} test clips "
-                f"have identical audio and {len(self.near_identical)} nearly identical audio in "
-                "their training part."
-            )
+            parts = [self._speakers()] if self.shared_speakers else []
+            for pairs, what in (
+                (self.identical, "identical audio"),
+                (self.near_identical, "nearly identical audio"),
+            ):
+                if pairs:
+                    parts.append(f"{_count(pairs, 'test clip')} with {what} in training")
+            return f"On both sides of a fold: {', '.join(parts)}."
         if self.unknown_speakers == self.clips:
             return "No recording is on both sides of a fold; speakers are unknown."
         return "No speaker and no recording is on both sides of a fold."
@@ -207,6 +213,7 @@ def check_leakage(
     thumbprints: Float32[np.ndarray, "clips bands"] | None,
     files: Sequence[str],
     labels: np.ndarray | None = None,
+    seconds: np.ndarray | None = None,
     *,
     threshold: float = NEAR_IDENTICAL,
 ) -> LeakageReport:
@@ -229,23 +236,28 @@ def check_leakage(
         Names for the report.
     labels : array of str [clips] or None
         Class of each clip; with them, contradictions and classes missing in training are found.
+    seconds : float [clips] or None
+        Durations; with them, clips whose durations differ by more than `SAME_SECONDS` are not
+        nearly identical, whatever their thumbprints: a thumbprint does not know the duration.
     threshold : float
         Cosine from which two thumbprints count as the same recording.
     """
     codes = np.unique(np.asarray(digests, dtype=str), return_inverse=True)[1]
+    near: tuple[LeakPair, ...] = ()
+    if thumbprints is not None:
+        durations = np.zeros(len(files)) if seconds is None else seconds
+        prints = _Prints(thumbprints, codes, durations, threshold)
+        near = tuple(_near_identical(folds, prints, files))
+    known = () if speakers is None else [speaker for speaker in speakers if speaker is not None]
     return LeakageReport(
         folds=tuple(fold.name for fold in folds),
         clips=len(files),
         shared_speakers=tuple(_shared_speakers(folds, speakers)),
         identical=tuple(_identical(folds, codes, files)),
-        near_identical=()
-        if thumbprints is None
-        else tuple(_near_identical(folds, thumbprints, codes, files, threshold)),
+        near_identical=near,
         contradictions=() if labels is None else tuple(_contradictions(codes, labels, files)),
         missing=() if labels is None else missing_classes(folds, labels),
-        unknown_speakers=len(files)
-        if speakers is None
-        else sum(speaker is None for speaker in speakers),
+        unknown_speakers=len(files) - len(known),
         threshold=None if thumbprints is None else threshold,
     )
 
@@ -275,28 +287,36 @@ def _identical(
             yield LeakPair(fold.name, files[test], files[train], 1.0)
 
 
+@dataclass(frozen=True, eq=False)
+class _Prints:
+    """What near-identity is judged by."""
+
+    vectors: np.ndarray
+    digests: np.ndarray
+    seconds: np.ndarray
+    threshold: float
+
+    def nearest(self, rows: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return, for each row, the likest of `others` and its cosine; -1 for no candidate."""
+        cosines = self.vectors[rows] @ self.vectors[others].T
+        # Identical audio has its own list.
+        cosines[self.digests[rows][:, None] == self.digests[others]] = -1.0
+        cosines[np.abs(self.seconds[rows][:, None] - self.seconds[others]) > SAME_SECONDS] = -1.0
+        best = cosines.argmax(axis=1)
+        return others[best], cosines[np.arange(len(rows)), best]
+
+
 def _near_identical(
-    folds: Sequence[Fold],
-    prints: np.ndarray,
-    codes: np.ndarray,
-    files: Sequence[str],
-    threshold: float,
+    folds: Sequence[Fold], prints: _Prints, files: Sequence[str]
 ) -> Iterator[LeakPair]:
     for fold in folds:
-        training = prints[fold.train]
-        step = max(1, _CELLS // len(training))
+        step = max(1, _CELLS // len(fold.train))
         for start in range(0, len(fold.test), step):
             rows = fold.test[start : start + step]
-            cosines = prints[rows] @ training.T
-            # Identical audio has its own list.
-            cosines[codes[rows][:, None] == codes[fold.train][None]] = -1.0
-            best = cosines.argmax(axis=1)
-            value = cosines[np.arange(len(rows)), best]
-            for row in np.flatnonzero(value >= threshold):
-                train = fold.train[best[row]]
-                yield LeakPair(
-                    fold.name, files[rows[row]], files[train], round(float(value[row]), 4)
-                )
+            partners, cosines = prints.nearest(rows, fold.train)
+            for row in np.flatnonzero(cosines >= prints.threshold):
+                pair = files[rows[row]], files[partners[row]]
+                yield LeakPair(fold.name, *pair, round(float(cosines[row]), 4))
 
 
 def _contradictions(

@@ -42,7 +42,10 @@ def extraction_of(corpus, failed=()):
     prints = np.eye(256, dtype=np.float32)
     return SimpleNamespace(
         digests={file: digest(file) for file in files},
-        facts={file: SimpleNamespace(thumbprint=prints[int(file[0])]) for file in files},
+        facts={
+            file: SimpleNamespace(thumbprint=prints[int(file[0])], seconds=0.5 + int(file[0]))
+            for file in files
+        },
         failures=[SimpleNamespace(file=file, reason="the file is silent") for file in failed],
     )
 
@@ -79,6 +82,7 @@ def test_rows_are_aligned_in_the_corpus_order(dataset):
     np.testing.assert_array_equal(dataset.X[:, 0], [303, 301, 302, 300])
     np.testing.assert_array_equal(dataset.view("prosodic")[:, 1], [203, 201, 202, 200])
     np.testing.assert_array_equal(dataset.thumbprints.argmax(1), [3, 1, 2, 0])
+    np.testing.assert_array_equal(dataset.seconds, [3.5, 1.5, 2.5, 0.5])
 
 
 def test_failed_clips_are_left_out(store):
@@ -137,6 +141,7 @@ def test_a_subset_keeps_everything_aligned(dataset):
     part = dataset.subset(np.array([2, 0]))
     assert part.files == ("2.wav", "3.wav")
     assert part.y.tolist() == ["joy", "fear"]
+    assert part.seconds.tolist() == [2.5, 3.5]
     assert part.columns["take"].tolist() == [None, 1]
     np.testing.assert_array_equal(part.X[:, 0], [302, 303])
     mask = dataset.subset(np.array([True, False, True, False]))
