@@ -332,11 +332,6 @@ def _origin(settings: Settings, encoding: Encoding, division: Split) -> dict[str
 def _warnings(encoding: Encoding, division: Split, told: dict[str, Any]) -> tuple[str, ...]:
     """Return what a reader of the scores must know, a sentence each."""
     found = [encoding.corpus.card.warning, *encoding.corpus.notes, *division.leakage.sentences()]
-    if division.protocol == "random":
-        found.append(
-            "Random folds: the same people may be heard in training and in test. "
-            "Scores say less about new people; compare with --folds speaker or loso."
-        )
     found += [failure["sentence"] for failure in told["failures"]]
     found += told["notes"]
     return tuple(dict.fromkeys(sentence for sentence in found if sentence))
