@@ -151,8 +151,10 @@ def write_speech(folder: Path, kind: str = "wav2vec2-group", seed: int = 0) -> P
     return folder
 
 
-# How the conformance tests build each encoder that needs a checkpoint.
+# How the conformance tests build each encoder of the table: options of `load_encoder`.
 ENCODER_OPTIONS: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "spectral": lambda tmp_path: {},
+    "prosodic": lambda tmp_path: {},
     "byol-s": lambda tmp_path: {"checkpoint": write_byol_s(tmp_path / "byol-s")},
     "efficientat-mn04": lambda tmp_path: {"checkpoint": write_efficientat(tmp_path / "mn04")},
     "speech": lambda tmp_path: {"checkpoint": write_speech(tmp_path / "wav2vec2-tiny")},

@@ -134,6 +134,8 @@ class Encoder(ABC):
         card = self.card
         mono = waveform.mono(card.channels).resample(card.rate)
         samples = mono.samples[0]
+        if not np.isfinite(samples).all():  # the caller's array may have changed since its check
+            raise AudioError("A clip is finite, this one holds NaN or infinity.")
         missing = int(np.ceil(card.min_seconds * card.rate)) - samples.size
         if missing > 0:
             samples = np.pad(samples, (0, missing))

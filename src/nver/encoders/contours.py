@@ -25,7 +25,7 @@ from nver.encoders.frames import FLOOR, HOP, RATE, cosines, frozen
 
 Functionals = dict[str, float]
 Contour = Float[np.ndarray, "frames"]
-Contours = Float[np.ndarray, "contours frames"]
+Contours = Float[np.ndarray, "_ frames"]
 
 FRAME_RATE = RATE / HOP
 """Frames a second."""
@@ -52,8 +52,9 @@ def quantiles(values: Contours, levels: Sequence[float]) -> Float[np.ndarray, "l
 def moments(names: Sequence[str], values: Contours, levels: Sequence[float] = ()) -> Functionals:
     """Return mean, standard deviation (n, not n - 1) and the asked quantiles of each contour."""
     found = named(names, "mean", values.mean(axis=1)) | named(names, "sd", values.std(axis=1))
-    for level, row in zip(levels, quantiles(values, levels), strict=True):
-        found |= named(names, f"q{round(100 * level):02d}", row)
+    if levels:
+        for level, row in zip(levels, quantiles(values, levels), strict=True):
+            found |= named(names, f"q{round(100 * level):02d}", row)
     return found
 
 
@@ -89,8 +90,12 @@ def spread(
         share of defined frames is a functional of its own).
     levels : sequence of float
     """
-    one = values if values.size else np.full(1, empty)
-    return moments([name], one[None].astype(np.float64), levels)
+    one = values.astype(np.float64) if values.size else np.full(1, empty)
+    found = {f"{name}_mean": float(one.mean()), f"{name}_sd": float(one.std())}
+    if levels:
+        for level, value in zip(levels, quantiles(one[None], levels)[:, 0].tolist(), strict=True):
+            found[f"{name}_q{round(100 * level):02d}"] = value
+    return found
 
 
 def trend(name: str, contour: Contour, terms: int = 4) -> Functionals:
@@ -126,7 +131,9 @@ def _bands(edges: tuple[float, ...], points: int) -> Float[np.ndarray, "bands bi
     return frozen(np.stack([row / row.sum() for row in inside]), np.float64)
 
 
-def modulation_spectrum(contour: Contour) -> tuple[Contour, Float[np.ndarray, "bins"]]:
+def modulation_spectrum(
+    contour: Contour,
+) -> tuple[Float[np.ndarray, "bins"], Float[np.ndarray, "bins"]]:
     """Return frequencies (Hz) and power of a contour without its mean, under a Hann window.
 
     Zeros fill the contour to 1024 points (10 s) or the next power of two, so that the grid is as

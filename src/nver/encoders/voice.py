@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Float64
 from scipy import fft
 
-from nver.encoders.contours import Contour, Contours
+from nver.encoders.contours import Contour
 from nver.encoders.frames import BLOCK, FLOOR, RATE, frames, frozen, mel_means, power_spectra
 from nver.encoders.pitch import (
     BAND,
@@ -70,11 +70,11 @@ class VoiceFrames:
 
     energy: Contour
     pitch: PitchTrack
-    balance: Contours
-    formants: Contours
-    prominence: Contours
+    balance: Float64[np.ndarray, "balance frames"]
+    formants: Float64[np.ndarray, "formants frames"]
+    prominence: Float64[np.ndarray, "formants frames"]
     cepstral_peak: Contour
-    tilt: Contours
+    tilt: Float64[np.ndarray, "tilts frames"]
     spectrum: Float32[np.ndarray, "frames band"]
 
 
