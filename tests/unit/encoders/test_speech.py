@@ -15,6 +15,7 @@ from tests.contracts.checkpoints import SPEECH_KINDS, tiny_network, write_speech
 
 from nver.audio import Waveform
 from nver.encoders import load_encoder, speech
+from nver.encoders.conformance import check_encoder
 from nver.encoders.speech import SpeechEncoder
 from nver.errors import (
     CheckpointError,
@@ -94,6 +95,15 @@ def test_batches_are_exact(
     assert relative(alone(encoder, waveforms), expected) < EXACT
     assert relative(encoder.encode(waveforms), expected) < EXACT
     assert relative(encoder.encode(waveforms[::-1])[::-1], expected) < EXACT
+
+
+@pytest.mark.parametrize("kind", SPEECH_KINDS)
+def test_every_kind_conforms(
+    kind: str, folders: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(speech, "PADDING", 1.0)
+    waveforms = clips((1600, 16000, 15000, 16000))
+    check_encoder(SpeechEncoder(folders(kind)), waveforms).raise_if_failed()
 
 
 @pytest.mark.parametrize("kind", ["wav2vec2-group", "data2vec-audio"])
