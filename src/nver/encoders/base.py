@@ -7,7 +7,7 @@ vector holds NaN or infinity: `nver.encoders.conformance.check_encoder` tests it
 What happens to unusual clips, the same for every encoder:
 
 - several channels: their mean, or channel 0 where the card says ``channels="first"``;
-- another sampling rate (8 to 192 kHz): band-limited resampling to the card's rate;
+- another sampling rate (8 to 192 kHz): resampling to the card's rate, see `Encoder.resample`;
 - shorter than the card's ``min_seconds``: zeros are added at the end;
 - peaks above 1 (mp3 overshoot): kept, never clipped;
 - silence: encoded as it is, to a finite vector (a corpus run refuses silent files before this);
@@ -123,6 +123,13 @@ class Encoder(ABC):
     def embed(self, inputs: Sequence[np.ndarray]) -> Embeddings:
         """Return the embeddings [clips, dim] of what `features` gave, exact in any batch."""
 
+    def resample(self, waveform: Waveform) -> Waveform:
+        """Return a clip at the card's rate.
+
+        Encoders whose reference resamples in another way override it; their cards' facts say so.
+        """
+        return waveform.resample(self.card.rate)
+
     def frontend(self, waveform: Waveform) -> np.ndarray:
         """Return the network's input for a clip: channel, rate, length, then `features`.
 
@@ -132,8 +139,7 @@ class Encoder(ABC):
             If the clip has no samples, or NaN or infinite ones.
         """
         card = self.card
-        mono = waveform.mono(card.channels).resample(card.rate)
-        samples = mono.samples[0]
+        samples = self.resample(waveform.mono(card.channels)).samples[0]
         if not np.isfinite(samples).all():  # the caller's array may have changed since its check
             raise AudioError("A clip is finite, this one holds NaN or infinity.")
         missing = int(np.ceil(card.min_seconds * card.rate)) - samples.size

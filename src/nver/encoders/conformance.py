@@ -351,7 +351,7 @@ def _rates(bench: _Bench) -> str:
         clip = Waveform(gliding_voice(np.random.default_rng(4), 1.0, rate), rate)
         sentences.append(
             bench.same(
-                bench.encode([clip.resample(bench.rate)]),
+                bench.encode([bench.encoder.resample(clip)]),
                 bench.encode([clip]),
                 f"A clip at {rate} Hz must be resampled to the card's rate.",
             )
