@@ -151,6 +151,98 @@ def write_speech(folder: Path, kind: str = "wav2vec2-group", seed: int = 0) -> P
     return folder
 
 
+IMAGEBIND_CONFIG = {"audio_embed_dim": 32, "audio_num_blocks": 2, "audio_num_heads": 4}
+
+
+def imagebind_tensors(seed: int = 0) -> Tensors:
+    """Return the audio tower of a tiny ImageBind, with a stray tensor of another modality."""
+    from nver.encoders.imagebind import SCALE, network_shapes
+
+    tensors = random_tensors(network_shapes(width=32, depth=2, hidden=64, dim=12), seed)
+    tensors[SCALE] = np.array(np.log(20.0), dtype=np.float32)
+    return tensors | {"modality_trunks.vision.blocks.0.norm_1.bias": np.zeros(4, dtype=np.float32)}
+
+
+def save_torch(path: Path, tensors: Tensors) -> Path:
+    """Write a state dict as `torch.save` does and return its path."""
+    import torch
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({name: torch.from_numpy(value.copy()) for name, value in tensors.items()}, path)
+    return path
+
+
+def write_imagebind(folder: Path, seed: int = 0) -> Path:
+    """Write imagebind_huge.pth and config.json and return the folder."""
+    save_torch(folder / "imagebind_huge.pth", imagebind_tensors(seed))
+    (folder / "config.json").write_text(json.dumps(IMAGEBIND_CONFIG), encoding="utf-8")
+    return folder
+
+
+LANGUAGEBIND_CONFIG: dict[str, Any] = {
+    "model_type": "LanguageBindAudio",
+    "projection_dim": 12,
+    "vision_config": {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "image_size": 224,
+        "patch_size": 14,
+        "hidden_act": "gelu",
+        "layer_norm_eps": 1e-05,
+        "lora_alpha": 16,
+        "num_mel_bins": 112,
+        "target_length": 1036,
+        "audio_sample_rate": 16000,
+        "audio_mean": -4.2677393,
+        "audio_std": 4.5689974,
+    },
+}
+LANGUAGEBIND_WIDTH, LANGUAGEBIND_DEPTH = 32, 2
+
+
+def languagebind_tensors(seed: int = 0) -> Tensors:
+    """Return a tiny LanguageBind in the layout of the full fine-tune, with a stray text tensor."""
+    from nver.encoders import languagebind_weights as layout
+
+    width = LANGUAGEBIND_WIDTH
+    shapes = layout.network_shapes(width, LANGUAGEBIND_DEPTH, hidden=48, dim=12, positions=593)
+    tensors = random_tensors(shapes, seed)
+    tensors["vision_model.embeddings.position_ids"] = np.arange(593)[None]
+    tensors["text_projection.weight"] = np.zeros((12, 8), dtype=np.float32)
+    return tensors | {"logit_scale": np.array(2.6592, dtype=np.float32)}
+
+
+def with_lora(tensors: Tensors, rank: int, seed: int = 0) -> Tensors:
+    """Return the same network in the layout that peft writes, with random A and B beside it."""
+    from nver.encoders import languagebind_weights as layout
+
+    encoder = "vision_model.encoder."
+    renamed = {
+        name.replace(f"{encoder}layers", f"{encoder}base_model.model.layers"): value
+        for name, value in tensors.items()
+    }
+    rng = np.random.default_rng(seed)
+    for number in range(LANGUAGEBIND_DEPTH):
+        for name in layout.ATTENTION:
+            prefix = f"{encoder}base_model.model.layers.{number}.{name}"
+            for part, shape in (
+                ("A", (rank, LANGUAGEBIND_WIDTH)),
+                ("B", (LANGUAGEBIND_WIDTH, rank)),
+            ):
+                values = 0.2 * rng.standard_normal(shape)
+                renamed[f"{prefix}.lora_{part}.default.weight"] = values.astype(np.float32)
+    return renamed
+
+
+def write_languagebind(folder: Path, seed: int = 0, lora: int = 0) -> Path:
+    """Write pytorch_model.bin and config.json and return the folder."""
+    tensors = languagebind_tensors(seed)
+    save_torch(folder / "pytorch_model.bin", with_lora(tensors, lora) if lora else tensors)
+    (folder / "config.json").write_text(json.dumps(LANGUAGEBIND_CONFIG), encoding="utf-8")
+    return folder
+
+
 # How the conformance tests build each encoder of the table: options of `load_encoder`.
 ENCODER_OPTIONS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "spectral": lambda tmp_path: {},
@@ -158,4 +250,6 @@ ENCODER_OPTIONS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "byol-s": lambda tmp_path: {"checkpoint": write_byol_s(tmp_path / "byol-s")},
     "efficientat-mn04": lambda tmp_path: {"checkpoint": write_efficientat(tmp_path / "mn04")},
     "speech": lambda tmp_path: {"checkpoint": write_speech(tmp_path / "wav2vec2-tiny")},
+    "imagebind": lambda tmp_path: {"checkpoint": write_imagebind(tmp_path / "imagebind")},
+    "languagebind": lambda tmp_path: {"checkpoint": write_languagebind(tmp_path / "languagebind")},
 }

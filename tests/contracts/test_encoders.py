@@ -8,6 +8,8 @@ from tests.contracts.checkpoints import ENCODER_OPTIONS
 from nver.encoders import ENCODERS, load_encoder
 from nver.encoders.conformance import check_encoder
 
+pytestmark = pytest.mark.usefixtures("nver_home")  # audio towers are kept there
+
 
 @pytest.fixture(autouse=True)
 def one_thread():

@@ -19,6 +19,8 @@ ENCODERS = Registry(
         "byol-s": "nver.encoders.byol_s:ByolSEncoder",
         "efficientat-mn04": "nver.encoders.efficientat:EfficientATEncoder",
         "speech": "nver.encoders.speech:SpeechEncoder",
+        "imagebind": "nver.encoders.imagebind:ImageBindEncoder",
+        "languagebind": "nver.encoders.languagebind:LanguageBindEncoder",
     },
     group="nver.encoders",
 )
@@ -61,6 +63,22 @@ LISTINGS = {
         "audio-only",
         "the checkpoint's",
         "nver[speech] and a checkpoint",
+    ),
+    "imagebind": Listing(
+        "trained to agree with images: the joint space, or the trunk (768)",
+        "1024",
+        16_000,
+        "multimodal",
+        "CC BY-NC-SA 4.0 (non-commercial)",
+        "imagebind_huge.pth",
+    ),
+    "languagebind": Listing(
+        "trained to agree with text: the joint space, or the trunk (1024)",
+        "768",
+        16_000,
+        "multimodal",
+        "code MIT, data CC BY-NC 4.0 (non-commercial)",
+        "the folder of LanguageBind_Audio_FT or LanguageBind_Audio",
     ),
 }
 

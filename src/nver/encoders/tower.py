@@ -1,0 +1,318 @@
+"""The audio tower of a multimodal checkpoint: found, read, checked, and kept.
+
+Published checkpoints hold every modality: of ImageBind's 4.8 GB, 345 MB hear. Only the tensors of
+the audio tower are read. From a PyTorch file (``.pth``, ``.bin``) they are read as tensors only,
+with ``weights_only``: nothing in it is ever executed. They are then kept as safetensors in
+``NVER_HOME/weights/ENCODER/``; from then on only the list of checksums of the large file is read.
+Without a checkpoint the encoder finds what was kept there, so the large file may be deleted.
+
+- What is kept is named after the content of the source: a digest of the sizes and checksums that a
+  PyTorch file lists of its tensors, or SHA-256 of the whole file where it has no such list.
+- The revision is the SHA-256 of the audio tower's tensors: the same weights have one fingerprint
+  whatever the file they come from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nver.encoders.checkpoint import CONFIG_FILE, compare_tensors, read_json, sha256_of
+from nver.encoders.hub import one_line
+from nver.errors import CheckpointError
+from nver.home import home, weights_folders
+
+KNOWN_FILES = ("model.safetensors", "imagebind_huge.pth", "pytorch_model.bin")
+KINDS = (".safetensors", ".pth", ".bin", ".pt")
+CONFIG_KEY = "nver.config"  # of what is kept: the source's config.json, among the file's metadata
+
+Tensors = dict[str, Tensor]
+Wanted = Callable[[str], bool]
+
+
+@dataclass(frozen=True, eq=False)
+class Tower:
+    """The tensors of an audio tower.
+
+    Parameters
+    ----------
+    path : Path
+        The file that the user or the search named.
+    tensors : dict of str to Tensor
+        float32, by their names in the file.
+    config : mapping
+        What ``config.json`` beside the file holds; empty without one.
+    copy : Path or None
+        Where the tensors are to be kept; None where they were read from safetensors.
+    """
+
+    path: Path
+    tensors: Tensors
+    config: Mapping[str, Any]
+    copy: Path | None
+
+    def number(self, *places: Sequence[str]) -> float | None:
+        """Return the configuration's number at the first of the places that has one, or None.
+
+        Raises
+        ------
+        CheckpointError
+            If what stands there is no number.
+        """
+        for place in places:
+            value: Any = self.config
+            for key in place:
+                value = value.get(key) if isinstance(value, Mapping) else None
+            if value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise CheckpointError(
+                    f"{self.path.parent / CONFIG_FILE} must give a number for {'.'.join(place)}, "
+                    f"it gives {value!r}. Is this the right checkpoint?"
+                )
+            return float(value)
+        return None
+
+    def size(self, name: str, axis: int, otherwise: int) -> int:
+        """Return a tensor's length along an axis; `otherwise` where there is no such tensor."""
+        shape = self.tensors[name].shape if name in self.tensors else ()
+        return shape[axis] if len(shape) > axis else otherwise
+
+    def check(self, expected: Mapping[str, tuple[int, ...]]) -> None:
+        """Refuse the tower if a tensor is missing, unexpected or misshaped.
+
+        Raises
+        ------
+        CheckpointError
+            With the names of such tensors, in one line.
+        """
+        found = {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
+        compare_tensors(self.path, expected, found)
+
+    @cached_property
+    def revision(self) -> str:
+        """SHA-256 (hex) of the tensors: their names, shapes and values."""
+        digest = hashlib.sha256()
+        for name in sorted(self.tensors):
+            tensor = self.tensors[name].contiguous()
+            digest.update(f"{name} {list(tensor.shape)}\n".encode())
+            digest.update(tensor.numpy().data)
+        return digest.hexdigest()
+
+    @property
+    def values(self) -> int:
+        """How many numbers the tensors hold."""
+        return sum(tensor.numel() for tensor in self.tensors.values())
+
+    def keep(self) -> None:
+        """Keep the tensors in NVER_HOME, whole or not at all, unless they are there."""
+        if self.copy is None or _is_kept(self.copy, self.config):
+            return
+        from safetensors.torch import save_file
+
+        temporary = self.copy.with_name(f".tmp-{secrets.token_hex(8)}")
+        facts = {CONFIG_KEY: json.dumps(dict(self.config)), "nver.source": self.path.name}
+        try:
+            self.copy.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                save_file(self.tensors, temporary, metadata=facts)
+                shutil.copymode(self.path, temporary)  # readable to whom the source is
+                os.replace(temporary, self.copy)  # noqa: PTH105 - as atomic as its name says
+            finally:
+                temporary.unlink(missing_ok=True)
+        except OSError:
+            return  # a full or read-only disk: the source is read again next time, nothing is lost
+
+
+def find_file(encoder: str, names: Sequence[str], given: str | Path | None, licence: str) -> Path:
+    """Return the file with a checkpoint's tensors.
+
+    Parameters
+    ----------
+    encoder : str
+        The encoder's name, for messages.
+    names : sequence of str
+        Sub-folder names to look for in `nver.home.weights_folders`, in order.
+    given : path or None
+        A file or a folder that the user named, or its name below one of those folders.
+    licence : str
+        Of the weights, for the message.
+
+    Raises
+    ------
+    CheckpointError
+        If there is none, or a folder holds several and none has a published name.
+    """
+    places = weights_folders()
+    if given is not None:
+        for path in (Path(given).expanduser(), *(place / given for place in places)):
+            if path.is_file():
+                return path
+            if path.is_dir():
+                return file_in(encoder, path)
+        raise CheckpointError(
+            f"Encoder '{encoder}' needs a checkpoint: a file ({', '.join(KINDS)}) or a folder with "
+            f"one; {given} is neither."
+        )
+    for place in places:
+        for name in names:
+            if any(path.suffix in KINDS for path in (place / name).glob("[!.]*")):
+                return file_in(encoder, place / name)
+    raise CheckpointError(
+        f"No checkpoint for encoder '{encoder}' (licence {licence}): looked for a folder "
+        f"{' or '.join(names)} in {', '.join(map(str, places))}. "
+        f"Pass its file or folder (-e {encoder}=PATH) or list the folder above it in $NVER_WEIGHTS."
+    )
+
+
+def file_in(encoder: str, folder: Path) -> Path:
+    """Return the checkpoint in a folder: one of the published names, or the only one of its kind.
+
+    Raises
+    ------
+    CheckpointError
+        If there is none, or several.
+    """
+    for name in KNOWN_FILES:
+        if (folder / name).is_file():
+            return folder / name
+    for kind in KINDS:
+        found = sorted(path for path in folder.glob(f"[!.]*{kind}") if path.is_file())
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise CheckpointError(
+                f"Encoder '{encoder}' needs one checkpoint; {folder} holds "
+                f"{', '.join(path.name for path in found)}. Pass the file instead of the folder."
+            )
+    raise CheckpointError(
+        f"Encoder '{encoder}' needs a checkpoint ({', '.join(KNOWN_FILES)}); {folder} holds none."
+    )
+
+
+def read_tower(encoder: str, path: Path, wanted: Wanted) -> Tower:
+    """Return the audio tower in a file, from what was kept of it where that is there.
+
+    Parameters
+    ----------
+    encoder : str
+        The encoder's name: where its tower is kept.
+    path : Path
+        A safetensors file, or one that `torch.save` wrote.
+    wanted : callable
+        Whether a tensor of that name belongs to the tower.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is truncated, or neither of the two.
+    """
+    beside = path.parent / CONFIG_FILE
+    config = read_json(beside) if beside.is_file() else {}
+    if path.suffix == ".safetensors":
+        tensors, kept = from_safetensors(path, wanted)
+        return Tower(path, tensors, kept if kept is not None else config, None)
+    copy = home() / "weights" / encoder / f"{content_key(path)[:16]}.safetensors"
+    if copy.is_file():
+        try:
+            return Tower(path, from_safetensors(copy, wanted)[0], config, copy)
+        except CheckpointError:
+            copy.unlink(missing_ok=True)  # damaged: it is made anew from the source
+    return Tower(path, from_torch(path, wanted), config, copy)
+
+
+def from_safetensors(path: Path, wanted: Wanted) -> tuple[Tensors, dict[str, Any] | None]:
+    """Return the wanted tensors in float32, and the configuration that was kept with them."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = [name for name in file.keys() if wanted(name)]  # noqa: SIM118 - no mapping
+            kept = (file.metadata() or {}).get(CONFIG_KEY)
+            return {name: file.get_tensor(name).float() for name in names}, _config(path, kept)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path} is truncated or no safetensors file ({one_line(error)}). Fetch it again."
+        ) from error
+
+
+def _config(path: Path, kept: str | None) -> dict[str, Any] | None:
+    try:
+        config = None if kept is None else json.loads(kept)
+    except ValueError:
+        config = kept
+    if config is None or isinstance(config, dict):
+        return config
+    raise CheckpointError(f"{path} must hold a JSON object as its '{CONFIG_KEY}'. Fetch it again.")
+
+
+def _is_kept(copy: Path, config: Mapping[str, Any]) -> bool:
+    """Return whether a tower is kept together with this configuration."""
+    try:
+        return copy.is_file() and from_safetensors(copy, lambda _: False)[1] == config
+    except CheckpointError:
+        return False
+
+
+def from_torch(path: Path, wanted: Wanted) -> Tensors:
+    """Return the wanted tensors of a state dict that `torch.save` wrote, in float32.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is damaged, or holds anything but a state dict.
+    """
+    zipped = zipfile.is_zipfile(path)
+    try:
+        damaged = zipfile.ZipFile(path).testzip() if zipped and listed(path) else None
+        # Only what is picked below is read from a mapped file; older files cannot be mapped.
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    except Exception as error:  # a foreign file fails in any way; weights_only keeps it harmless
+        raise CheckpointError(
+            f"{path} is truncated or no PyTorch checkpoint ({one_line(error)}). Fetch it again."
+        ) from error
+    if damaged is not None:
+        raise CheckpointError(f"{path} is damaged (checksum of {damaged}). Fetch it again.")
+    if not isinstance(state, Mapping) or not all(isinstance(name, str) for name in state):
+        raise CheckpointError(
+            f"{path} must hold a state dict (tensors by name), it holds a {type(state).__name__}."
+        )
+    tensors = {name: value for name, value in state.items() if wanted(name)}
+    strange = [name for name, value in tensors.items() if not isinstance(value, Tensor)]
+    if strange:
+        raise CheckpointError(f"{path} must hold tensors, {strange[0]} is none.")
+    # Cloned: a tensor of a mapped file would be lost with the file.
+    return {
+        name: value.to(torch.float32, copy=True).contiguous() for name, value in tensors.items()
+    }
+
+
+def content_key(path: Path) -> str:
+    """Return a digest of a file's content, without reading all of it where it lists checksums."""
+    lines = listed(path)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest() if lines else sha256_of(path)
+
+
+def listed(path: Path) -> list[str]:
+    """Return name, size and checksum of each record of a zip file; nothing where some lack one."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            records = archive.infolist()
+    except (zipfile.BadZipFile, OSError):
+        return []
+    # The first folder repeats the file's own name. torch.save can leave the checksums at 0.
+    if any(record.CRC == 0 and record.file_size for record in records):
+        return []
+    return [f"{r.filename.partition('/')[2]} {r.file_size} {r.CRC:08x}" for r in records]
