@@ -28,7 +28,7 @@ def test_from_python(tmp_path, monkeypatch) -> None:
 
     whole = synthesis.synthesise
     monkeypatch.setattr(
-        synthesis, "synthesise", lambda folder, **_: whole(folder, speakers=4, takes=1)
+        synthesis, "synthesise", lambda folder, **_: whole(folder, speakers=5, takes=1)
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("NVER_HOME", str(tmp_path / "home"))

@@ -15,9 +15,9 @@ from nver.errors import SettingsError, UnknownNameError
         ("spectral", EncoderChoice("spectral")),
         ("byol-s=/w/byols_512", EncoderChoice("byol-s", "/w/byols_512")),
         (
-            "speech=org/model,layer=9,pooling=mean+std,name=wavlm",
+            "speech=org/model,layer=9,pooling=mean+std,alias=wavlm",
             EncoderChoice(
-                "speech", "org/model", {"layer": 9, "pooling": "mean+std", "name": "wavlm"}
+                "speech", "org/model", {"layer": 9, "pooling": "mean+std", "alias": "wavlm"}
             ),
         ),
         ("byol-s,mean=-6.5", EncoderChoice("byol-s", None, {"mean": -6.5})),
@@ -33,7 +33,7 @@ def test_an_option_without_a_value_is_refused() -> None:
 
 
 def test_an_option_that_the_encoder_does_not_take_is_refused() -> None:
-    with pytest.raises(SettingsError, match="Encoder 'byol-s' takes checkpoint, mean, std, name"):
+    with pytest.raises(SettingsError, match="Encoder 'byol-s' takes checkpoint, mean, std, alias"):
         EncoderChoice.parse("byol-s,layer=3").load()
 
 
