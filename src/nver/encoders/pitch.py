@@ -5,7 +5,7 @@ harmonics-to-noise ratio of a sampled sound", IFA Proceedings 17, 1993: the auto
 windowed frame over that of the window, a few candidates per frame, "unvoiced" as one more, and the
 best path through them. His costs are kept. Three things differ: the range is 60 to 1600 Hz, because
 screams and cries go there; only 40 Hz to 4 kHz is used, so that breath over a voice does not hide
-it; and a candidate's strength is the mean of the autocorrelation at one period and at the first
+it; and a candidate's strength is the lesser of the autocorrelation at its period and at the first
 multiple of it that lies 5 ms away or more, because noise through a narrow resonance (a sigh, a
 whistle of breath) repeats once, and a voice many times.
 
@@ -30,9 +30,12 @@ POINTS = 1200  # FFT length: WINDOW and the longest lag, at least; 2^4 3 5^2
 BINS = POINTS // 2 + 1
 RUMBLE, BAND = 3, 300  # bins used: 40 Hz to 4 kHz
 SHORTEST, LONGEST = 10, 268  # lags in samples, HIGHEST to LOWEST
+TAPS = 4  # samples on either side that interpolate between lags
+LAGS = LONGEST + TAPS + 1
 HORIZON = 80  # samples: 5 ms
 CANDIDATES = 5
 SILENCE, VOICING = 0.03, 0.45
+CROWDING_COST = 0.05
 OCTAVE_COST, JUMP_COST, SWITCH_COST = 0.01, 0.35, 0.14
 Frequencies = Float64[np.ndarray, "frames candidates"]
 
@@ -76,7 +79,7 @@ class PitchTrack:
 def _own() -> Float32[np.ndarray, "lags"]:
     """Return the autocorrelation of the window itself, 1 at lag 0."""
     found = np.correlate(unit_window(WINDOW), unit_window(WINDOW), "full")[WINDOW - 1 :]
-    return frozen(found[: LONGEST + 2] / found[0], np.float32)
+    return frozen(found[:LAGS] / found[0], np.float32)
 
 
 def autocorrelation(
@@ -91,12 +94,12 @@ def autocorrelation(
 
     Returns
     -------
-    float32 [frames, 270]
-        Lags 0 to 269 samples; 1 at lag 0, all 0 for a silent frame.
+    float32 [frames, 273]
+        Lags 0 to 272 samples; 1 at lag 0, all 0 for a silent frame.
     """
     band = power[:, :BAND].copy()
     band[:, :RUMBLE] = 0.0
-    found = fft.irfft(band, n=POINTS, axis=-1)[:, : LONGEST + 2]
+    found = fft.irfft(band, n=POINTS, axis=-1)[:, :LAGS]
     return np.asarray(found / np.maximum(found[:, :1], np.float32(1e-12)) / _own())
 
 
@@ -106,38 +109,47 @@ def candidates(correlation: Float32[np.ndarray, "frames lags"]) -> tuple[Frequen
     Peaks are placed between samples by a parabola; below 4 kHz the autocorrelation is sampled at
     four times its own rate, so that the parabola is near enough (0.1 % at 1500 Hz).
     """
-    left, mid, right = correlation[:, :-2], correlation[:, 1:-1], correlation[:, 2:]
+    left, mid, right = (correlation[:, step : LONGEST + step] for step in (0, 1, 2))
     peak = (mid > left) & (mid >= right) & (mid > 0)
     peak[:, : SHORTEST - 1] = False
-    score = np.where(peak, mid - _octave_cost(), np.float32(-1))
-    best = np.argpartition(score, -CANDIDATES, axis=1)[:, -CANDIDATES:]
+    bend = np.minimum(left - 2 * mid + right, np.float32(-1e-9))
+    height = np.where(peak, mid - 0.125 * (left - right) ** 2 / bend, np.float32(-1))
+    best = np.argpartition(height - _preference(), -CANDIDATES, axis=1)[:, -CANDIDATES:]
     found = np.take_along_axis(peak, best, axis=1)
     before, at, after = (np.take_along_axis(part, best, axis=1) for part in (left, mid, right))
-    bend = np.minimum(before - 2 * at + after, -1e-9)
-    shift = np.clip(0.5 * (before - after) / bend, -0.5, 0.5)
-    period = (best + 1 + shift).astype(np.float64)
-    height = at - 0.25 * (before - after) * shift
-    strength = np.clip(_persistent(correlation, period, height), 0.0, 1.0)
+    period = best + 1 + np.clip(_vertex(before, at, after), -0.5, 0.5)
+    later = _top(correlation, np.ceil(HORIZON / period) * period)
+    strength = np.clip(np.minimum(_top(correlation, period), later), 0.0, 1.0)
     return np.where(found, RATE / period, 0.0), np.where(found, strength, 0.0)
 
 
 @cache
-def _octave_cost() -> Float32[np.ndarray, "lags"]:
+def _preference() -> Float32[np.ndarray, "lags"]:
+    """Return what a candidate loses for its lag, so that multiples do not crowd out a period."""
     lags = np.arange(1, LONGEST + 1)
-    return frozen(OCTAVE_COST * np.log2(LOWEST * lags / RATE), np.float32)
+    return frozen(CROWDING_COST * np.log2(LOWEST * lags / RATE), np.float32)
 
 
-def _persistent(
-    correlation: Float32[np.ndarray, "frames lags"],
-    period: Frequencies,
-    height: Float[np.ndarray, "frames candidates"],
-) -> Frequencies:
-    """Return the mean of the peak's height and that of its multiple beyond the horizon."""
-    times = np.ceil(HORIZON / period)
-    around = np.rint(times * period).astype(int)[..., None] + np.array([-1, 0, 1])
-    rows = np.arange(len(correlation))[:, None, None]
-    later = correlation[rows, np.minimum(around, LONGEST + 1)].max(axis=-1)
-    return np.where(times > 1, 0.5 * (height + later), height).astype(np.float64)
+def _top(correlation: Float32[np.ndarray, "frames lags"], lag: Frequencies) -> Frequencies:
+    """Return the height of the autocorrelation's top nearest to a lag, between samples.
+
+    A parabola tells where the top is; how high it is takes band-limited interpolation.
+    """
+    near = np.clip(np.rint(lag).astype(int), TAPS, LONGEST)
+    rows = np.arange(len(correlation))[:, None]
+    left, mid, right = (correlation[rows, near + step] for step in (-1, 0, 1))
+    top = near + np.clip(_vertex(left, mid, right), -1.0, 1.0)
+    first = np.floor(top).astype(int) - TAPS + 1
+    taps = first[..., None] + np.arange(2 * TAPS)
+    away = top[..., None] - taps
+    weight = np.sinc(away) * (0.5 + 0.5 * np.cos(np.pi * away / TAPS))
+    return np.asarray((correlation[rows[..., None], taps] * weight).sum(axis=-1))
+
+
+def _vertex(left: np.ndarray, mid: np.ndarray, right: np.ndarray) -> Float64[np.ndarray, "..."]:
+    """Return where the parabola through three samples has its top, relative to the middle one."""
+    bend = np.minimum(left - 2 * mid + right, -1e-9)
+    return np.asarray(0.5 * (left - right) / bend, dtype=np.float64)
 
 
 def best_path(

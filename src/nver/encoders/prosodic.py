@@ -111,7 +111,7 @@ class ProsodicEncoder(WeightFreeEncoder):
                 "F. Eyben et al., The Geneva Minimalistic Acoustic Parameter Set (GeMAPS), "
                 "IEEE Trans. Affective Computing 7(2):190-202, 2016"
             ),
-            revision="1",
+            revision="2",
             facts={"resampler": RESAMPLER},
         )
 
