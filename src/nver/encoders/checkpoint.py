@@ -176,7 +176,8 @@ class Checkpoint:
                     if not (name.startswith(ignored) or name.endswith(ignored))
                 }
                 compare_tensors(self.weights, shapes, found)
-                return {name: file.get_tensor(name).float().numpy() for name in shapes}
+                # Cloned: a tensor of the mapped file would change with the file.
+                return {name: file.get_tensor(name).float().clone().numpy() for name in shapes}
         except (SafetensorError, OSError) as error:
             raise CheckpointError(
                 f"{self.weights} is truncated or no safetensors file ({error}). Fetch it again."

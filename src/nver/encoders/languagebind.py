@@ -144,10 +144,12 @@ class LanguageBindEncoder(Encoder):
         self._representation, self._windows, self._seed = representation, windows, seed
         self._recipe = recipe
         whole, lora = layout.merged(tower.tensors, recipe.alpha)
-        self._weights = {name: tensor.to(device, DTYPES[dtype]) for name, tensor in whole.items()}
-        self._trunk = Transformer(
-            layout.blocks(self._weights), recipe.heads, recipe.eps, recipe.activation
-        )
+        weights = {name: tensor.to(device, DTYPES[dtype]) for name, tensor in whole.items()}
+        blocks = layout.blocks(weights)
+        self._trunk = Transformer(blocks, recipe.heads, recipe.eps, recipe.activation)
+        self._weights = {
+            name: tensor for name, tensor in weights.items() if not name.startswith(layout.LAYERS)
+        }
         facts = {"dtype": dtype, "lora": f"merged, alpha {recipe.alpha:g}" if lora else "none"}
         self._card = self._describe(alias, tower, facts)
 

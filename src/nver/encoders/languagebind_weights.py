@@ -80,7 +80,7 @@ def canonical(tower: Tower) -> Tower:
         for infix in (".base_model.model", ".base_layer", ".default"):
             name = name.replace(infix, "")
         tensors[name] = tensor
-    return replace(tower, tensors=tensors)
+    return tower if tensors.keys() == tower.tensors.keys() else replace(tower, tensors=tensors)
 
 
 def read_recipe(tower: Tower) -> Recipe:

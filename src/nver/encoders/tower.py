@@ -21,6 +21,7 @@ import secrets
 import shutil
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -36,7 +37,8 @@ from nver.home import home, weights_folders
 
 KNOWN_FILES = ("model.safetensors", "imagebind_huge.pth", "pytorch_model.bin")
 KINDS = (".safetensors", ".pth", ".bin", ".pt")
-CONFIG_KEY = "nver.config"  # of what is kept: the source's config.json, among the file's metadata
+# Metadata of what is kept: the source's config.json, and the revision of the tensors.
+CONFIG_KEY, REVISION_KEY = "nver.config", "nver.revision"
 
 Tensors = dict[str, Tensor]
 Wanted = Callable[[str], bool]
@@ -55,7 +57,7 @@ class Tower:
     config : mapping
         What ``config.json`` beside the file holds; empty without one.
     copy : Path or None
-        Where the tensors are to be kept; None where they were read from safetensors.
+        Where the tensors are to be kept; None where they are, or came from safetensors.
     """
 
     path: Path
@@ -118,12 +120,17 @@ class Tower:
 
     def keep(self) -> None:
         """Keep the tensors in NVER_HOME, whole or not at all, unless they are there."""
-        if self.copy is None or _is_kept(self.copy, self.config):
+        if self.copy is None:
             return
+        from safetensors import SafetensorError
         from safetensors.torch import save_file
 
         temporary = self.copy.with_name(f".tmp-{secrets.token_hex(8)}")
-        facts = {CONFIG_KEY: json.dumps(dict(self.config)), "nver.source": self.path.name}
+        facts = {
+            CONFIG_KEY: json.dumps(dict(self.config)),
+            REVISION_KEY: self.revision,
+            "nver.source": self.path.name,
+        }
         try:
             self.copy.parent.mkdir(parents=True, exist_ok=True)
             try:
@@ -132,7 +139,7 @@ class Tower:
                 os.replace(temporary, self.copy)  # noqa: PTH105 - as atomic as its name says
             finally:
                 temporary.unlink(missing_ok=True)
-        except OSError:
+        except (OSError, SafetensorError):
             return  # a full or read-only disk: the source is read again next time, nothing is lost
 
 
@@ -222,48 +229,42 @@ def read_tower(encoder: str, path: Path, wanted: Wanted) -> Tower:
     beside = path.parent / CONFIG_FILE
     config = read_json(beside) if beside.is_file() else {}
     if path.suffix == ".safetensors":
-        tensors, kept = from_safetensors(path, wanted)
-        return Tower(path, tensors, kept if kept is not None else config, None)
+        tensors, facts = from_safetensors(path, wanted)
+        kept = facts.get(CONFIG_KEY)
+        tower = Tower(path, tensors, config if kept is None else json.loads(kept), None)
+        if facts.get(REVISION_KEY, tower.revision) != tower.revision:
+            raise CheckpointError(f"{path} has changed since it was kept here. Delete it.")
+        return tower
     copy = home() / "weights" / encoder / f"{content_key(path)[:16]}.safetensors"
-    if copy.is_file():
-        try:
-            return Tower(path, from_safetensors(copy, wanted)[0], config, copy)
-        except CheckpointError:
-            copy.unlink(missing_ok=True)  # damaged: it is made anew from the source
+    with suppress(CheckpointError, FileNotFoundError):  # a damaged copy is made anew
+        tensors, facts = from_safetensors(copy, wanted)
+        is_kept = facts.get(CONFIG_KEY) == json.dumps(config)
+        tower = Tower(path, tensors, config, None if is_kept else copy)
+        if facts.get(REVISION_KEY) == tower.revision:
+            return tower
+        copy.unlink()
     return Tower(path, from_torch(path, wanted), config, copy)
 
 
-def from_safetensors(path: Path, wanted: Wanted) -> tuple[Tensors, dict[str, Any] | None]:
-    """Return the wanted tensors in float32, and the configuration that was kept with them."""
+def from_safetensors(path: Path, wanted: Wanted) -> tuple[Tensors, dict[str, str]]:
+    """Return the wanted tensors in float32, and what the file says of itself.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is truncated or no safetensors file.
+    """
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
             names = [name for name in file.keys() if wanted(name)]  # noqa: SIM118 - no mapping
-            kept = (file.metadata() or {}).get(CONFIG_KEY)
-            return {name: file.get_tensor(name).float() for name in names}, _config(path, kept)
+            tensors = {name: own(file.get_tensor(name)) for name in names}
+            return tensors, dict(file.metadata() or {})
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
             f"{path} is truncated or no safetensors file ({one_line(error)}). Fetch it again."
         ) from error
-
-
-def _config(path: Path, kept: str | None) -> dict[str, Any] | None:
-    try:
-        config = None if kept is None else json.loads(kept)
-    except ValueError:
-        config = kept
-    if config is None or isinstance(config, dict):
-        return config
-    raise CheckpointError(f"{path} must hold a JSON object as its '{CONFIG_KEY}'. Fetch it again.")
-
-
-def _is_kept(copy: Path, config: Mapping[str, Any]) -> bool:
-    """Return whether a tower is kept together with this configuration."""
-    try:
-        return copy.is_file() and from_safetensors(copy, lambda _: False)[1] == config
-    except CheckpointError:
-        return False
 
 
 def from_torch(path: Path, wanted: Wanted) -> Tensors:
@@ -293,10 +294,12 @@ def from_torch(path: Path, wanted: Wanted) -> Tensors:
     strange = [name for name, value in tensors.items() if not isinstance(value, Tensor)]
     if strange:
         raise CheckpointError(f"{path} must hold tensors, {strange[0]} is none.")
-    # Cloned: a tensor of a mapped file would be lost with the file.
-    return {
-        name: value.to(torch.float32, copy=True).contiguous() for name, value in tensors.items()
-    }
+    return {name: own(value) for name, value in tensors.items()}
+
+
+def own(tensor: Tensor) -> Tensor:
+    """Return a float32 copy: a tensor that is read from a mapped file changes with the file."""
+    return tensor.to(torch.float32, copy=True).contiguous()
 
 
 def content_key(path: Path) -> str:
