@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-# Many small networks: threads that wait for each other cost more than they bring. Before torch loads.
+# Many small networks: threads that wait for each other cost more than they bring.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 SHARED = Path(os.environ.get("NVER_SHARED", Path(__file__).resolve().parents[2] / "shared"))
