@@ -115,6 +115,11 @@ def _train_network(
     return history
 
 
+def _default_settings(kind: str) -> TrainingSettings:
+    """Return the default recipe for a head or branch."""
+    return TrainingSettings.convolutional() if kind == "cnn" else TrainingSettings()
+
+
 @torch.no_grad()
 def _softmax(logits: Tensor) -> np.ndarray:
     probabilities: np.ndarray = torch.softmax(logits, dim=1).numpy()
@@ -165,7 +170,7 @@ class EmotionClassifier(_EmbeddingClassifier):
         if self.head in ("lda", "logreg"):
             self.pipeline_ = _linear(self.head).fit(X, codes)
             return
-        settings = self.settings or TrainingSettings()
+        settings = self.settings or _default_settings(self.head)
         seed = _seed(self.random_state)
         self.scaler_ = StandardScaler().fit(X)
         with seeded(seed):
@@ -253,7 +258,7 @@ class FusionClassifier(_EmbeddingClassifier):
 
     def _fit(self, X: np.ndarray, codes: np.ndarray, groups: np.ndarray | None) -> None:
         _check_coupling(self.coupling)
-        settings = self.settings or TrainingSettings()
+        settings = self.settings or _default_settings(self.branch)
         seed = _seed(self.random_state)
         shape = FusionShape(
             views=column_views(self.views, X.shape[1]),

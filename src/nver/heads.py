@@ -217,24 +217,25 @@ class FCN(nn.Module):
 
 @final
 class CNN(nn.Module):
-    """Two convolution blocks (64 and 128 filters), then the layers of `FCN`.
+    """Two convolution blocks (64 and 128 filters), dropout, then the layers of `FCN`.
 
     Parameters
     ----------
     dim, classes : int
         Width of the embedding and number of classes.
     dropout : float
-        Share of hidden units dropped in training, in [0, 1).
+        Share of the blocks' outputs and of hidden units dropped in training, in [0, 1).
     """
 
     def __init__(self, dim: int, classes: int, dropout: float = 0.3) -> None:
         super().__init__()
         self.trunk = ConvTrunk(dim, (64, 128))
+        self.dropout = nn.Dropout(dropout)
         self.layers = classifier(self.trunk.width, classes, dropout)
 
     def forward(self, x: Float[Tensor, "clips dim"]) -> Float[Tensor, "clips classes"]:
         """Return the logits."""
-        logits: Tensor = self.layers(self.trunk(x))
+        logits: Tensor = self.layers(self.dropout(self.trunk(x)))
         return logits
 
 

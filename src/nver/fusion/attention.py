@@ -20,7 +20,7 @@ class Attention(Fusion):
 
     def __init__(self, shape: FusionShape) -> None:
         super().__init__(shape, shape.branches())
-        self.attention = SelfAttention(BRANCH_WIDTH, shape.dropout)
+        self.attention = SelfAttention(BRANCH_WIDTH)
         width = len(shape.views) * BRANCH_WIDTH
         self.classifier = classifier(width, shape.classes, shape.dropout)
 

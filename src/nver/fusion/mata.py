@@ -21,7 +21,7 @@ class Mata(Fusion):
 
     def __init__(self, shape: FusionShape) -> None:
         super().__init__(shape, shape.branches())
-        self.attention = SelfAttention(BRANCH_WIDTH, shape.dropout)
+        self.attention = SelfAttention(BRANCH_WIDTH)
         width = token_count(len(shape.views)) * BRANCH_WIDTH
         self.classifier = classifier(width, shape.classes, shape.dropout)
 
