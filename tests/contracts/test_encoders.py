@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from tests.contracts.checkpoints import ENCODER_OPTIONS
 
@@ -39,3 +41,9 @@ def test_two_instances_agree(name, tmp_path):
     options = ENCODER_OPTIONS[name](tmp_path)
     first, second = (load_encoder(name, **options).card for _ in range(2))
     assert first.fingerprint == second.fingerprint
+
+
+def test_every_encoder_of_the_table_is_under_the_independence_contract():
+    settings = Path(__file__).parents[2] / "pyproject.toml"
+    for target in ENCODERS.table.values():
+        assert f'"{target.partition(":")[0]}"' in settings.read_text(encoding="utf-8")
