@@ -89,7 +89,10 @@ def power_spectra(
     window = unit_window(length)
     every = frames(samples, length)
     for start in range(0, len(every), BLOCK):
-        spectrum = fft.rfft(every[start : start + BLOCK] * window, n=2 * (bins - 1), axis=-1)
+        block = every[start : start + BLOCK]
+        padded = np.zeros((len(block), 2 * (bins - 1)), dtype=np.float32)
+        np.multiply(block, window, out=padded[:, :length])
+        spectrum = fft.rfft(padded, axis=-1)
         yield spectrum.real**2 + spectrum.imag**2
 
 

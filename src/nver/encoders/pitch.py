@@ -97,9 +97,10 @@ def autocorrelation(
     float32 [frames, 273]
         Lags 0 to 272 samples; 1 at lag 0, all 0 for a silent frame.
     """
-    band = power[:, :BAND].copy()
+    band = power.copy()
     band[:, :RUMBLE] = 0.0
-    found = fft.irfft(band, n=POINTS, axis=-1)[:, :LAGS]
+    band[:, BAND:] = 0.0
+    found = fft.dct(band, type=1, axis=-1)[:, :LAGS]  # the inverse FFT of what is real and even
     return np.asarray(found / np.maximum(found[:, :1], np.float32(1e-12)) / _own())
 
 
@@ -114,13 +115,23 @@ def candidates(correlation: Float32[np.ndarray, "frames lags"]) -> tuple[Frequen
     peak[:, : SHORTEST - 1] = False
     bend = np.minimum(left - 2 * mid + right, np.float32(-1e-9))
     height = np.where(peak, mid - 0.125 * (left - right) ** 2 / bend, np.float32(-1))
-    best = np.argpartition(height - _preference(), -CANDIDATES, axis=1)[:, -CANDIDATES:]
+    best = _largest(height - _preference())
     found = np.take_along_axis(peak, best, axis=1)
     before, at, after = (np.take_along_axis(part, best, axis=1) for part in (left, mid, right))
     period = best + 1 + np.clip(_vertex(before, at, after), -0.5, 0.5)
     later = _top(correlation, np.ceil(HORIZON / period) * period)
     strength = np.clip(np.minimum(_top(correlation, period), later), 0.0, 1.0)
     return np.where(found, RATE / period, 0.0), np.where(found, strength, 0.0)
+
+
+def _largest(scores: Float32[np.ndarray, "frames lags"]) -> Int[np.ndarray, "frames candidates"]:
+    """Return the places of each row's largest scores, from the largest; overwrites them."""
+    rows = np.arange(len(scores))
+    places = np.empty((len(scores), CANDIDATES), dtype=int)
+    for rank in range(CANDIDATES):
+        places[:, rank] = scores.argmax(axis=1)
+        scores[rows, places[:, rank]] = -np.inf
+    return places
 
 
 @cache

@@ -40,7 +40,7 @@ from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Float64
 from scipy import fft
 
 from nver.audio import RESAMPLER
@@ -77,6 +77,7 @@ from nver.shapes import Mono
 
 Flags = Bool[np.ndarray, "frames"]
 RANGE = 60.0  # dB from the loudest frame down to the floor of the energy contour
+HARMONICS = ("h1-h2", "h2-h4", "h1-h3", "h1-top", "h1-valley", "harmonics-valleys")
 THREE = (0.05, 0.5, 0.95)
 LARGEST_STEP = 4.0  # semitones in 10 ms: beyond it the tracker jumped, not the voice
 F0_EDGES = (0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 13.0, 17.0, 22.0, 30.0)  # Hz
@@ -111,7 +112,7 @@ class ProsodicEncoder(WeightFreeEncoder):
                 "F. Eyben et al., The Geneva Minimalistic Acoustic Parameter Set (GeMAPS), "
                 "IEEE Trans. Affective Computing 7(2):190-202, 2016"
             ),
-            revision="2",
+            revision="3",
             facts={"resampler": RESAMPLER},
         )
 
@@ -301,23 +302,17 @@ def _quality(voice: VoiceFrames, level: Contour, voiced: Flags, best: Flags) -> 
     found = moments(TILT, voice.tilt[:, best])
     found |= spread("cpp", voice.cepstral_peak[active(level)], empty=0.0)
     found |= spread("cpp_voiced", voice.cepstral_peak[best], empty=0.0, levels=())
-    for name, values in _harmonics(voice, voiced).items():
-        found |= spread(name, values, empty=0.0, levels=THREE)
+    found |= moments(HARMONICS, _harmonics(voice, voiced), THREE)
     return found | _steps("shimmer", level, voiced, 1)
 
 
-def _harmonics(voice: VoiceFrames, voiced: Flags) -> dict[str, Float[np.ndarray, "voiced"]]:
-    """Return differences in dB between harmonics, and over the valleys between them."""
-    kept = voiced[voice.pitch.voiced]
+def _harmonics(voice: VoiceFrames, voiced: Flags) -> Float64[np.ndarray, "differences voiced"]:
+    """Return differences in dB in the order of `HARMONICS`; zeros where no frame is voiced."""
+    if not voiced.any():
+        return np.zeros((len(HARMONICS), 1))
     one, two, three, four, half, between, second = harmonic_levels(
         voice, (1, 2, 3, 4, 0.5, 1.5, 2.5)
-    )[:, kept]
-    top = voice.spectrum[voiced].max(axis=1, initial=-100.0)
-    return {
-        "h1-h2": one - two,
-        "h2-h4": two - four,
-        "h1-h3": one - three,
-        "h1-top": one - top,
-        "h1-valley": one - between,
-        "harmonics-valleys": (one + two + three - half - between - second) / 3.0,
-    }
+    )[:, voiced[voice.pitch.voiced]]
+    over = (one + two + three - half - between - second) / 3.0
+    top = voice.spectrum[voiced].max(axis=1)
+    return np.stack([one - two, two - four, one - three, one - top, one - between, over])

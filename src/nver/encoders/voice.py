@@ -125,17 +125,16 @@ def _describe(power: Power) -> tuple[np.ndarray, ...]:
 
 
 @cache
-def _line() -> Float32[np.ndarray, "lags lags"]:
-    """Return the projection onto straight lines over the quefrencies 1 to 17 ms."""
+def _lines() -> Float32[np.ndarray, "lags 2"]:
+    """Return an orthonormal basis of the straight lines over the quefrencies 1 to 17 ms."""
     lags = np.arange(16, LONGEST)
-    columns = np.stack([np.ones(lags.size), lags], axis=1)
-    return frozen(columns @ np.linalg.pinv(columns), np.float32)
+    return frozen(np.linalg.qr(np.stack([np.ones(lags.size), lags], axis=1))[0], np.float32)
 
 
 def cepstral_peak_prominence(log_power: Power) -> Float32[np.ndarray, "frames"]:
     """Return how far the cepstrum's highest peak (60 to 1000 Hz) lies over its regression line."""
-    cepstrum = fft.irfft(log_power, n=POINTS, axis=-1)[:, 16:LONGEST]
-    return np.asarray((cepstrum - cepstrum @ _line()).max(axis=1))
+    cepstrum = fft.dct(log_power, type=1, axis=-1)[:, 16:LONGEST] / np.float32(POINTS)
+    return np.asarray((cepstrum - cepstrum @ _lines() @ _lines().T).max(axis=1))
 
 
 def _tilt(power: Power, log_power: Power) -> Float32[np.ndarray, "4 frames"]:
@@ -193,21 +192,30 @@ def formant_peaks(
     """Return the first four peaks of the all-pole envelope: Hz, dB over its mean; NaN if fewer."""
     correlation = (power[:, :FORMANT_BINS] @ _to_autocorrelation()).astype(np.float64)
     correlation[:, 0] = correlation[:, 0] * 1.0001 + 1e-8  # a noise floor: silence has a predictor
-    response = fft.rfft(predictor(correlation), n=2 * GRID, axis=-1)
-    envelope = -10.0 * np.log10(response.real**2 + response.imag**2)
+    filters = predictor(correlation)
+    cosine, sine = _on_grid()
+    envelope = -10.0 * np.log10((filters @ cosine) ** 2 + (filters @ sine) ** 2)
     left, mid, right = envelope[:, :-2], envelope[:, 1:-1], envelope[:, 2:]
     peak = (mid > left) & (mid >= right)
     peak[:, : LOWEST_FORMANT - 1] = False
-    rank = np.cumsum(peak, axis=1)
     spacing = (FORMANT_BINS - 1) * RATE / POINTS / GRID
     rows = np.arange(len(power))
+    mean = envelope.mean(axis=1)
     hertz, height = np.full((2, FORMANTS, len(power)), np.nan)
     for number in range(FORMANTS):
-        place = (peak & (rank == number + 1)).argmax(axis=1)
-        found = rank[:, -1] > number
+        place = peak.argmax(axis=1)  # the first that is left
+        found = peak[rows, place]
         hertz[number, found] = (place[found] + 1) * spacing
-        height[number, found] = (mid[rows, place] - envelope.mean(axis=1))[found]
+        height[number, found] = (mid[rows, place] - mean)[found]
+        peak[rows, place] = False
     return hertz, height
+
+
+@cache
+def _on_grid() -> tuple[Float64[np.ndarray, "lags grid"], Float64[np.ndarray, "lags grid"]]:
+    """Return the cosines and sines that give a filter's response from 0 Hz to 5.5 kHz."""
+    angle = np.pi * np.arange(POLES + 1).reshape(-1, 1) * np.arange(GRID + 1) / GRID
+    return frozen(np.cos(angle), np.float64), frozen(np.sin(angle), np.float64)
 
 
 def harmonic_levels(
