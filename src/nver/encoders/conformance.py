@@ -306,8 +306,7 @@ def _too_short(bench: _Bench) -> str:
     short = bench.one_second()[: max(1, card.rate // 100)]
     missing = int(np.ceil(card.min_seconds * card.rate)) - short.size
     padded = np.pad(short, (0, max(0, missing)))
-    one_sample = Waveform(short[-1:], card.rate)
-    bench.finite([one_sample])
+    bench.finite([Waveform(short[-1:], card.rate)])
     return bench.same(
         bench.encode([Waveform(padded, card.rate)]),
         bench.encode([Waveform(short, card.rate)]),
@@ -357,17 +356,13 @@ def _channels(bench: _Bench) -> str:
 
 
 def _rates(bench: _Bench) -> str:
-    sentences = []
+    sentence = ""
     for rate in (8000, 44_100, 48_000, 96_000):
         clip = Waveform(gliding_voice(np.random.default_rng(4), 1.0, rate), rate)
-        sentences.append(
-            bench.same(
-                bench.encode([bench.encoder.resample(clip)]),
-                bench.encode([clip]),
-                f"A clip at {rate} Hz must be resampled to the card's rate.",
-            )
-        )
-    return sentences[-1]
+        remedy = f"A clip at {rate} Hz must be resampled to the card's rate."
+        expected = bench.encode([bench.encoder.resample(clip)])
+        sentence = bench.same(expected, bench.encode([clip]), remedy)
+    return sentence
 
 
 def _refuses_nan(bench: _Bench) -> str:
