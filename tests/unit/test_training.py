@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from nver import training
 from nver.errors import SettingsError
 from nver.heads import FCN
 from nver.training import TrainingSettings, seeded, train, validation_split
@@ -168,3 +169,14 @@ def test_settings_outside_their_range_are_refused(change, message):
     with pytest.raises(SettingsError) as caught:
         TrainingSettings(**change)
     assert str(caught.value) == message
+
+
+def test_the_learning_rate_rises_and_falls() -> None:
+    settings = TrainingSettings(epochs=10, warm_up=2, learning_rate=1.0)
+    optimiser = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    rates = []
+    for epoch in (0.0, 1.0, 2.0, 5.0, 10.0):
+        training._set_learning_rate(optimiser, settings, epoch)
+        rates.append(optimiser.param_groups[0]["lr"])
+    expected = [0.0, 0.5 * 0.9755, 0.9045, 0.5, 0.0]
+    assert rates == pytest.approx(expected, abs=1e-4)
