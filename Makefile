@@ -39,7 +39,7 @@ demo: $(VENV)/.installed
 	$(BIN)/nver demo --out $(OUT)
 
 test: $(VENV)/.developed
-	$(BIN)/python -m pytest -m "not slow and not gpu and not network"
+	$(BIN)/python -m pytest -n 2 -m "not slow and not gpu and not network"
 
 test-all: $(VENV)/.developed
 	$(BIN)/python -m pytest
