@@ -154,8 +154,47 @@ class ConvPool(nn.Module):
 
 
 @final
+class Standardise(nn.Module):
+    """Each feature to mean 0 and deviation 1: of its batch in training, of running averages after.
+
+    Batch normalisation (Ioffe & Szegedy 2015) without scale and shift. The first batch sets the
+    averages, so that a training of few steps leaves sound ones; a batch of one clip uses them. A
+    prediction never depends on its batch.
+
+    Parameters
+    ----------
+    width : int
+        Number of features.
+    """
+
+    mean: Tensor
+    variance: Tensor
+    batches: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("variance", torch.ones(width))
+        self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, x: Float[Tensor, "clips width"]) -> Float[Tensor, "clips width"]:
+        """Return the standardised features."""
+        learn = self.training and len(x) > 1
+        if learn:
+            self.batches += 1
+        momentum = max(0.1, 1 / max(int(self.batches), 1))
+        return nn.functional.batch_norm(
+            x, self.mean, self.variance, training=learn, momentum=momentum
+        )
+
+
+@final
 class ConvTrunk(nn.Module):
-    """Two convolution blocks over an embedding read as a sequence, flattened.
+    """Two convolution blocks over an embedding read as a sequence, flattened and standardised.
+
+    Without the standardisation nothing is learned behind attention: after ReLU and pooling all
+    features are positive, a dense layer over thousands of them gives every clip nearly the same
+    vector, and neither a LayerNorm nor a transport cost tells the clips apart (docs/recipe.md).
 
     Parameters
     ----------
@@ -178,12 +217,14 @@ class ConvTrunk(nn.Module):
         for _ in filters:
             length = (length - KERNEL + 1) // 2
         self.width = length * filters[1]
+        self.standardise = Standardise(self.width)
 
     def forward(self, x: Float[Tensor, "clips dim"]) -> Float[Tensor, "clips width"]:
-        """Return the flattened activations."""
+        """Return the flattened, standardised activations."""
         padded = nn.functional.pad(x, (0, self.padding)) if self.padding else x
         maps: Tensor = self.blocks(padded.unsqueeze(-1))
-        return maps.flatten(1)
+        standardised: Tensor = self.standardise(maps.flatten(1))
+        return standardised
 
 
 def classifier(width: int, classes: int, dropout: float, hidden: int = 128) -> nn.Sequential:

@@ -50,6 +50,18 @@ def test_every_fusion_gives_a_logit_per_class_and_learns_from_every_view(name, v
 
 
 @pytest.mark.parametrize("name", FUSIONS.names())
+def test_convolutional_branches_can_tell_clips_apart_behind_attention(name):
+    """Untrained, in training mode: without standardising, all clips look alike to a LayerNorm."""
+    with seeded(0):
+        fusion = build_fusion(name, FusionShape(TWO, 4, "cnn", dropout=0.0))
+    X = _random(32, 30).float()
+    spread = [
+        x.detach().std(dim=0).mean() / x.detach().mean(dim=0).std() for x in fusion.latents(X)
+    ]
+    assert min(spread) > 1
+
+
+@pytest.mark.parametrize("name", FUSIONS.names())
 def test_a_single_clip_has_logits(name):
     assert bool(torch.isfinite(_fusion(name)(_random(1, 30))).all())
 

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 from nver.errors import SettingsError
-from nver.heads import CLIPS_AT_ONCE, CNN, FCN, ConvPool, ConvTrunk, build_head
+from nver.heads import CLIPS_AT_ONCE, CNN, FCN, ConvPool, ConvTrunk, Standardise, build_head
 
 F64 = torch.float64
 
@@ -68,6 +68,37 @@ def test_the_papers_sizes():
     sequence = ((768 - 2) // 2 - 2) // 2
     expected = (3 * 64 + 64) + (3 * 64 * 128 + 128) + (sequence * 128 * 128 + 128) + 128 * 6 + 6
     assert sum(p.numel() for p in CNN(768, 6).parameters()) == expected
+
+
+def test_standardising_uses_the_batch_in_training_and_averages_after():
+    layer = Standardise(3).double()
+    x = torch.randn(50, 3, generator=torch.Generator().manual_seed(0), dtype=F64) * 4 + 7
+    trained = layer(x)
+    torch.testing.assert_close(trained.mean(0), torch.zeros(3, dtype=F64), atol=1e-12, rtol=0)
+    torch.testing.assert_close(
+        trained.var(0, correction=0), torch.ones(3, dtype=F64), atol=1e-4, rtol=0
+    )
+    layer.eval()
+    torch.testing.assert_close(layer(x), (x - x.mean(0)) / (x.var(0) + 1e-5).sqrt())
+    torch.testing.assert_close(layer(x[:1]), layer(x)[:1])
+
+
+def test_a_batch_of_one_clip_changes_no_average():
+    layer = Standardise(3)
+    layer(torch.randn(8, 3))
+    before = layer.mean.clone()
+    layer(torch.full((1, 3), 100.0))
+    assert torch.equal(layer.mean, before)
+
+
+@pytest.mark.parametrize("kind", ["fcn", "cnn"])
+def test_a_trained_head_sees_one_clip_at_a_time(kind):
+    head = build_head(kind, 30, 4, dropout=0.5).double()
+    head(torch.randn(9, 30, dtype=F64))
+    head.eval()
+    X = torch.randn(6, 30, dtype=F64)
+    alone = torch.cat([head(clip[None]) for clip in X])
+    torch.testing.assert_close(alone, head(X), atol=1e-12, rtol=0)
 
 
 def test_an_unknown_head_is_refused():
