@@ -21,6 +21,9 @@ Recipe = Callable[[np.random.Generator, float, float], Gesture]
 # a take's mood: log-factors on pitch, noise, F1, F2; shifts of mouth, tension, roughness
 _MOOD_FACTORS = np.array([0.15, 0.5, 0.12, 0.12])
 _MOOD_SHIFTS = np.array([0.2, 0.2, 0.15])
+# how often a take swells and fades, and by which log-factor: without it the long, even bursts of
+# all voices would be near copies of each other
+_SWELLS, _SWELL = 5, 0.8
 # the largest share of another burst in a take: beyond one half it would be more of the other
 _BLEND = 0.5
 
@@ -63,10 +66,12 @@ def _blend(own: Gesture, other: Gesture, share: float) -> Gesture:
 def _moody(rng: np.random.Generator, gesture: Gesture) -> Gesture:
     pitch, noise, f1, f2 = np.exp(rng.standard_normal(4) * _MOOD_FACTORS)
     mouth, tension, roughness = rng.standard_normal(3) * _MOOD_SHIFTS
+    swell = np.exp(_path(gesture.pitch.size, rng.standard_normal(_SWELLS) * _SWELL))
     return replace(
         gesture,
+        voicing=gesture.voicing * swell,
         pitch=gesture.pitch * pitch,
-        noise=gesture.noise * noise,
+        noise=gesture.noise * noise * swell,
         f1=gesture.f1 * f1,
         f2=gesture.f2 * f2,
         mouth=np.clip(gesture.mouth + mouth, 0, 1),

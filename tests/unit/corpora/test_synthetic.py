@@ -180,3 +180,13 @@ def test_pitch_and_noise_are_where_the_recipe_puts_them() -> None:
     means = {name: float(np.mean(values)) for name, values in centre.items()}
     assert means["scream"] > means["growl"] > means["moan"]
     assert means["sigh"] > means["groan"]
+
+
+def test_no_take_is_a_near_copy_of_another_voice(tmp_path: Path) -> None:
+    from nver.audio import NEAR_IDENTICAL, load, thumbprint
+
+    paths = sorted(synthesise(tmp_path / "bursts", takes=2).rglob("*.wav"))
+    prints = np.stack([thumbprint(load(path)) for path in paths])
+    speakers = np.array([path.stem.split("_")[0] for path in paths])
+    other = speakers[:, None] != speakers[None]
+    assert (prints @ prints.T)[other].max() < NEAR_IDENTICAL
