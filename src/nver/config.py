@@ -41,7 +41,9 @@ class EncoderChoice:
                 raise SettingsError(
                     f"Expected -e NAME[=CHECKPOINT][,KEY=VALUE...], got '{part}' in '{text}'."
                 )
-            options[key.strip().replace("-", "_")] = _number(value.strip())
+            name_of = key.strip().replace("-", "_")
+            text_only = name_of == "alias"
+            options[name_of] = value.strip() if text_only else _number(value.strip())
         return cls(name.strip(), checkpoint or None, options)
 
     def load(self) -> Encoder:

@@ -32,6 +32,8 @@ from nver.registry import unknown
 from nver.store import EmbeddingStore
 
 if TYPE_CHECKING:
+    import pandas
+
     from nver.cross_validation import SystemRun
     from nver.dataset import EmbeddingDataset
     from nver.leakage import LeakageReport
@@ -98,6 +100,9 @@ def encode(settings: Settings, progress: Progress | None = None) -> Encoding:
         settings.corpus, settings.root, subset=settings.subset, label_column=settings.label_column
     )
     encoders = tuple(choice.load() for choice in settings.choices)
+    for name in (encoder.card.name for encoder in encoders):
+        if "+" in name:  # the record joins the encoders of a fusion with it
+            raise SettingsError(f"An encoder's name holds no '+', got '{name}'. Use alias=OTHER.")
     store = EmbeddingStore()
     extraction = extract(corpus, encoders, store, batch_size=settings.batch_size, progress=progress)
     return Encoding(corpus, encoders, store, extraction)
@@ -155,8 +160,7 @@ def split(dataset: EmbeddingDataset, settings: Settings) -> Split:
     from nver.leakage import check_leakage
     from nver.splits import make_folds
 
-    known = dataset.speakers is not None and all(name is not None for name in dataset.speakers)
-    protocol = settings.folds or ("speaker" if known else "random")
+    protocol = settings.folds or ("random" if dataset.speakers is None else "speaker")
     column = _fold_column(dataset, protocol) if protocol.startswith("column:") else None
     folds = make_folds(protocol, dataset.y, dataset.speakers, k=settings.k, column=column)
     leakage = check_leakage(
@@ -243,7 +247,6 @@ def evaluate(settings: Settings, out: str | Path, progress: Progress | None = No
     folder = _run_folder(Path(out))
     plan(settings, [choice.name for choice in settings.choices])
     encoding = encode(settings, progress)
-    write_failures(folder / "failures.csv", encoding.failures)
     dataset = gather(encoding)
     division = split(dataset, settings)
     predictions = cross_validate(
@@ -254,19 +257,23 @@ def evaluate(settings: Settings, out: str | Path, progress: Progress | None = No
         jobs=settings.jobs,
         progress=progress,
     )
-    predictions.to_parquet(folder / "predictions.parquet")
     told = scores(predictions, corpus=dataset.name, folds=division.protocol, k=len(division.folds))
-    _write_json(folder / "scores.json", told)
-    _write_projection(folder / "projection.parquet", dataset, progress)
+    maps = _projection(dataset, progress)
     warnings = _warnings(encoding, division, told)
-    origin = _origin(settings, encoding, division)
-    times = {
+    origin = _origin(settings, encoding, division) | {
         "started": started.isoformat(timespec="seconds"),
         "seconds": round(time.monotonic() - clock, 1),
+        "warnings": list(warnings),
     }
-    _write_json(folder / "run.json", origin | times | {"warnings": list(warnings)})
-    report = write_report(folder)
-    return Run(folder, report, told, warnings, len(encoding.failures))
+    # Everything is computed: only now may the files of an earlier run be replaced.
+    folder.mkdir(parents=True, exist_ok=True)
+    write_failures(folder / "failures.csv", encoding.failures)
+    predictions.to_parquet(folder / "predictions.parquet")
+    with _whole(folder / "projection.parquet") as part:
+        maps.to_parquet(part, index=False)
+    _write_json(folder / "scores.json", told)
+    _write_json(folder / "run.json", origin)
+    return Run(folder, write_report(folder), told, warnings, len(encoding.failures))
 
 
 def write_failures(path: Path, failures: Sequence[Failure]) -> None:
@@ -279,7 +286,7 @@ def write_failures(path: Path, failures: Sequence[Failure]) -> None:
 
 
 def _run_folder(folder: Path) -> Path:
-    """Return the folder, made if missing; refuse one that holds something else than a run."""
+    """Return the folder; refuse one that holds something else than a run."""
     if folder.is_file():
         raise SettingsError(f"Expected a folder for the results, '{folder}' is a file.")
     own = {"failures.csv", "run.json", "predictions.parquet"}
@@ -290,9 +297,6 @@ def _run_folder(folder: Path) -> Path:
             f"'{folder}' holds files that are no run ({min(present)}). Choose an empty or a new "
             "folder with --out."
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in ("scores.json", "run.json"):  # until the new run is finished there is no result
-        (folder / name).unlink(missing_ok=True)
     return folder
 
 
@@ -337,8 +341,8 @@ def _warnings(encoding: Encoding, division: Split, told: dict[str, Any]) -> tupl
     return tuple(dict.fromkeys(sentence for sentence in found if sentence))
 
 
-def _write_projection(path: Path, dataset: EmbeddingDataset, progress: Progress | None) -> None:
-    """Write where each clip lies on the t-SNE map of each encoder."""
+def _projection(dataset: EmbeddingDataset, progress: Progress | None) -> pandas.DataFrame:
+    """Return where each clip lies on the t-SNE map of each encoder."""
     import pandas as pd
 
     from nver.report.figures import project
@@ -361,8 +365,7 @@ def _write_projection(path: Path, dataset: EmbeddingDataset, progress: Progress 
                 }
             )
         )
-    with _whole(path) as part:
-        pd.concat(maps, ignore_index=True).to_parquet(part, index=False)
+    return pd.concat(maps, ignore_index=True)
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

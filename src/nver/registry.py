@@ -20,11 +20,12 @@ from nver.errors import MissingExtraError, UnknownNameError
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """Return the known name closest to `name`, or None when none resembles it.
 
-    >>> nearest("prosodik", ["spectral", "prosodic"])
+    >>> nearest("Prosodik", ["spectral", "prosodic"])
     'prosodic'
     """
-    match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return match[0] if match else None
+    plain = {other.casefold().replace("_", "-"): other for other in known}
+    match = difflib.get_close_matches(name.casefold().replace("_", "-"), plain, n=1, cutoff=0.5)
+    return plain[match[0]] if match else None
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
@@ -47,8 +48,8 @@ def require(module: str, extra: str) -> ModuleType:
         return importlib.import_module(module)
     except ImportError as error:
         raise MissingExtraError(
-            f"This needs the package '{module}', which is not installed. "
-            f"Install it with: pip install 'nver[{extra}]'"
+            f"This needs the package '{module}', which is not installed. Install nver with its "
+            f"extra '{extra}': pip install 'nver[{extra}]' (in a checkout: '.[{extra}]')."
         ) from error
 
 

@@ -174,6 +174,24 @@ def test_a_mistake_is_one_clear_line(bursts, tmp_path, capsys, more, expected) -
     assert expected in told[0]
 
 
+def test_a_command_that_fails_leaves_an_earlier_run_as_it_was(bursts, finished, tmp_path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(finished, copy)
+    before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
+    assert _evaluate(bursts, copy, "--folds", "column:nothing") == cli.ERROR
+    assert _evaluate(bursts, copy, "-s", "mta") == cli.ERROR
+    assert {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()} == before
+
+
+def test_a_missing_speaker_does_not_turn_folds_random(bursts, tmp_path, capsys) -> None:
+    manifest = bursts.parent / "one_unknown.csv"
+    text = bursts.read_text(encoding="utf-8")
+    manifest.write_text(text.replace(",s01,s01", ",,s01", 1), encoding="utf-8")
+    assert _evaluate(manifest, tmp_path / "run") == cli.ERROR
+    assert "1 of 48 clips have none" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_folder_of_other_files_is_not_touched(bursts, tmp_path, capsys) -> None:
     (tmp_path / "thesis.tex").write_text("mine", encoding="utf-8")
     assert _evaluate(bursts, tmp_path) == cli.ERROR
