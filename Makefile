@@ -3,14 +3,14 @@
 #   make demo    create the environment, install, run the main job on the embedded corpus
 #   make test    create the environment, install, run the whole default suite
 #
-# On a machine without PyTorch the CPU or CUDA build that pip finds is taken. To choose another build,
-# or an index of your own, pass pip's options:  make demo PIP_ARGS="--index-url ..."
+# pip takes the PyTorch build that it finds first. To choose another (a CPU build, an index of your own),
+# pass pip's options for that one package:  make demo TORCH_ARGS="--index-url ..."
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-PIP_ARGS ?=
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt $(PIP_ARGS)
+TORCH_ARGS ?=
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 OUT ?= runs/demo
 
 .PHONY: all demo test test-all check format docs bench clean
@@ -18,6 +18,7 @@ OUT ?= runs/demo
 all: check test docs
 
 $(BIN)/python:
+	@command -v $(PYTHON) >/dev/null || { echo "nver needs Python 3.10 or newer; there is no '$(PYTHON)'."; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
 	  || { echo "nver needs Python 3.10 or newer; '$(PYTHON)' is older. Try: make PYTHON=python3.11 ..."; exit 1; }
 	@$(PYTHON) -m venv $(VENV) \
@@ -26,7 +27,7 @@ $(BIN)/python:
 # torch first and alone: constraints.txt pins the one build that everything else is then fitted to
 $(VENV)/.installed: $(BIN)/python pyproject.toml constraints.txt
 	@echo "Installing nver (PyTorch first: this takes some minutes the first time) ..."
-	@$(PIP) torch
+	@$(PIP) torch $(TORCH_ARGS)
 	@$(PIP) -e .
 	@touch $@
 

@@ -30,6 +30,7 @@ _HOMES = {
     "check_leakage": "nver.leakage",
     "EmotionClassifier": "nver.estimators",
     "FusionClassifier": "nver.estimators",
+    "TrainingSettings": "nver.training",
     "TransportPlan": "nver.transport",
     "sinkhorn": "nver.transport",
     "Predictions": "nver.cross_validation",
@@ -66,6 +67,7 @@ if TYPE_CHECKING:
     from nver.splits import Fold as Fold
     from nver.splits import make_folds as make_folds
     from nver.store import EmbeddingStore as EmbeddingStore
+    from nver.training import TrainingSettings as TrainingSettings
     from nver.transport import TransportPlan as TransportPlan
     from nver.transport import sinkhorn as sinkhorn
 
