@@ -19,7 +19,7 @@ from nver.corpora.bursts import BURSTS, Burst, perform
 from nver.corpora.vocal_tract import RATE, Sound, Voice, render
 from nver.errors import CorpusError
 
-VERSION = "synthetic-v1"
+VERSION = "synthetic-v2"
 SEED = 2409
 MARK = "synthesis.json"
 

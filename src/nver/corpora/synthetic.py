@@ -29,7 +29,7 @@ _CARD = CorpusCard(
     synthetic=True,
     warning="Made by a synthesiser; scores on it say nothing about people.",
     layout="metadata.csv, synthesis.json and <speaker>/<speaker>_<vocalisation>_<take>.wav",
-    folder="synthetic-v1",
+    folder="synthetic-v2",
 )
 
 

@@ -87,9 +87,9 @@ def test_it_is_made_at_first_use(nver_home: Path, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr("nver.corpora.synthesis.synthesise", tiny_instead)
     corpus = load_corpus("synthetic")
-    assert made == [nver_home / "corpora" / "synthetic-v1"]
+    assert made == [nver_home / "corpora" / "synthetic-v2"]
     assert corpus.root == made[0]
-    assert [path.name for path in made[0].parent.iterdir()] == ["synthetic-v1"]
+    assert [path.name for path in made[0].parent.iterdir()] == ["synthetic-v2"]
 
 
 def test_the_published_counts_are_the_defaults() -> None:
