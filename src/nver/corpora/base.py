@@ -161,9 +161,9 @@ class Corpus:
 
     card: CorpusCard
     root: Path
-    clips: tuple[Clip, ...]
+    clips: tuple[Clip, ...] = field(repr=False)
     labels: tuple[str, ...]
-    refused: tuple[Refusal, ...] = ()
+    refused: tuple[Refusal, ...] = field(default=(), repr=False)
     subset: str = "all"
     notes: tuple[str, ...] = ()
 

@@ -70,7 +70,7 @@ def test_options_that_do_not_apply_are_errors(tmp_path: Path) -> None:
 
 
 def test_the_synthetic_corpus_has_a_versioned_folder(nver_home: Path) -> None:
-    assert default_root("synthetic") == nver_home / "corpora" / "synthetic-v1"
+    assert default_root("synthetic") == nver_home / "corpora" / "synthetic-v2"
     assert default_root("vivae") == nver_home / "corpora" / "vivae"
 
 
@@ -86,6 +86,16 @@ def test_a_real_manifest(shared_data: Path) -> None:
     jnv6 = load_corpus(shared_data / "emogator12", label_column="jnv6")
     assert len(jnv6.clips) == 900
     assert jnv6.labels == ("angry", "disgust", "fear", "happy", "sad", "surprise")
+
+
+def test_a_corpus_in_a_message_does_not_list_its_clips(tmp_path: Path) -> None:
+    (tmp_path / "sad").mkdir()
+    (tmp_path / "sad" / "a.wav").touch()
+    (tmp_path / "stray.wav").touch()
+    corpus = load_corpus(tmp_path)
+    assert len(corpus.clips) == len(corpus.refused) == 1
+    assert "Clip(" not in repr(corpus)
+    assert "Refusal(" not in repr(corpus)
 
 
 def test_listing_the_corpora_loads_nothing_heavy() -> None:
