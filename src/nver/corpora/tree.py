@@ -1,11 +1,13 @@
 """The sound files of a folder, and how a reader's judgement of each makes a corpus.
 
 Files and folders whose name starts with a dot are ignored: macOS leaves ``._x.wav``, ``.DS_Store``.
+Only regular files are sounds: to open a pipe that nobody writes to would wait for ever.
 """
 
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -115,13 +117,35 @@ def _checked(root: Path, file: PurePosixPath, parse: Parse) -> Parsed:
     if not printable(str(file)):
         return Refusal(ascii(str(file))[1:-1], "its name is not valid UTF-8: rename it")
     parsed = parse(root, file)
-    if isinstance(parsed, Clip) and _is_pointer(parsed.path):
-        return Refusal(parsed.file, "is a Git LFS pointer, not sound: run `git lfs pull` there")
-    return parsed
+    reason = _no_sound(parsed.path) if isinstance(parsed, Clip) else None
+    return parsed if reason is None else Refusal(str(file), reason)
+
+
+def _no_sound(path: Path) -> str | None:
+    if (reason := not_regular(path)) is not None:
+        return reason
+    if _is_pointer(path):
+        return "is a Git LFS pointer, not sound: run `git lfs pull` there"
+    return None
+
+
+def not_regular(path: Path) -> str | None:
+    """Return why `path` is no regular file (nor a link to one), or None if it is. Opens nothing."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return "is a link to nothing" if path.is_symlink() else "there is no such file"
+    except OSError as error:
+        return f"cannot be looked up: {error.strerror}"
+    if stat.S_ISREG(mode):
+        return None
+    return (
+        "is a folder" if stat.S_ISDIR(mode) else "is no regular file but a pipe, socket or device"
+    )
 
 
 def _is_pointer(path: Path) -> bool:
-    if not path.is_file() or path.stat().st_size > 1024:
+    if path.stat().st_size > 1024:
         return False
     with path.open("rb") as stream:
         return stream.read(len(_POINTER)) == _POINTER

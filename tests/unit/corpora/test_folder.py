@@ -89,3 +89,16 @@ def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
     (root / "sad").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
     (tmp_path / "elsewhere" / "loop").symlink_to(root, target_is_directory=True)
     assert [clip.file for clip in read_folder(root).clips] == ["sad/1.wav"]
+
+
+def test_only_regular_files_are_sounds(tmp_path: Path) -> None:
+    root = touch(tmp_path, "sad/a.wav")
+    os.mkfifo(root / "sad" / "pipe.wav")  # to open it would wait for ever
+    (root / "sad" / "gone.wav").symlink_to("nowhere.wav")
+    (root / "sad" / "link.wav").symlink_to("a.wav")
+    corpus = load_corpus(root)
+    assert [clip.file for clip in corpus.clips] == ["sad/a.wav", "sad/link.wav"]
+    assert corpus.refused == (
+        Refusal("sad/gone.wav", "is a link to nothing"),
+        Refusal("sad/pipe.wav", "is no regular file but a pipe, socket or device"),
+    )
