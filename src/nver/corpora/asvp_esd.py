@@ -9,10 +9,13 @@ Layout of the update (13,964 files): ``Audio/actor_N/*.wav`` and, for the babies
 The real names are dirty: 8 to 12 fields, intensities such as 021, ages such as 0401, sub-type codes
 where the language should be, one emotion 17, a folder called ``actor_``. So:
 
-- the first six fields are read by position; a name with fewer, or with a modality, channel, emotion
-  or actor that is not documented, is refused with the reason;
+- the first six fields are read by position; a name with fewer than eight (no real one has), or with
+  a modality, channel, emotion or actor that is not documented, or with an intensity or statement
+  that is no number, is refused with the reason: a field merged or lost would shift the others;
+- a name whose actor is not its folder's, while the folder's stands in another field, is refused for
+  the same reason;
 - the actor (the speaker) is taken from the name, as a number without leading zeros. 16 files lie in
-  another actor's folder; the folder is kept as a fact. Actor 50 of ``Bonus`` counts as actor 50 of
+  another actor's folder, and are kept where nothing else speaks against the name; the folder is kept as a fact. Actor 50 of ``Bonus`` counts as actor 50 of
   ``Audio``: whoever they are, folds then keep them together;
 - everything from the seventh field on is best effort: a documented code is translated, any other is
   kept as it stands. The language stays a code, since public readers translate it differently.
@@ -116,16 +119,34 @@ def parse(root: Path, file: PurePosixPath, subset: str = "all") -> Parsed:
 def _objection(file: PurePosixPath, fields: Sequence[str]) -> str | None:
     if file.suffix != ".wav":
         return f"expected a .wav file, got '{file.suffix}'"
-    if len(fields) < 6:
-        return f"its name has {len(fields)} fields between hyphens, at least 6 are needed"
+    if len(fields) < 8:
+        return f"its name has {len(fields)} fields between hyphens, at least 8 are needed"
     if fields[0] != "03":
         return f"modality '{fields[0]}' is not 03 (audio only)"
     if fields[1] not in CHANNELS:
         return f"vocal channel '{fields[1]}' is neither 01 (speech) nor 02 (non-speech)"
     if fields[2] not in EMOTIONS:
         return f"emotion '{fields[2]}' is not one of 01 to 13"
+    for name, field in zip(("intensity", "statement"), fields[3:5], strict=True):
+        if re.fullmatch("[0-9]+", field) is None:
+            return f"{name} '{field}' is no number"
     if re.fullmatch("[0-9]{1,4}", fields[5]) is None:
         return f"actor '{fields[5]}' is no number"
+    return _shifted(file.parent.name, fields)
+
+
+def _shifted(folder: str, fields: Sequence[str]) -> str | None:
+    """Return why the sixth field may not be the actor: the folder's number stands elsewhere."""
+    match = re.fullmatch("actor_0*([0-9]{1,4})", folder)
+    if match is None or int(match[1]) == int(fields[5]):
+        return None
+    # the first three are codes that are checked, and stand before any actor
+    for place in (3, 4, *range(6, len(fields))):
+        if re.fullmatch(f"0*{match[1]}", fields[place]) is not None:
+            return (
+                f"its actor '{fields[5]}' is not that of {folder}, which stands in field "
+                f"{place + 1}: a field may be lost or added"
+            )
     return None
 
 
