@@ -4,8 +4,9 @@ Layout: ``AudioWAV/1001_DFA_ANG_XX.wav``: actor, sentence, emotion, intensity (L
 unspecified; early copies have one ``X``). ``AudioMP3`` holds the same clips again and is left out.
 ``VideoDemographics.csv`` beside them, where it is there, gives the actors' sex and age.
 
-``1064_IEO_DIS_MD`` is refused: public readers agree that the one-minute file holds every emotion of
-its sentence. ``1076_MTI_SAD_XX`` is near-silent; that is for the audio check to find.
+``1064_IEO_DIS_MD`` is refused: a one-minute file with every emotion of its sentence. Public readers
+leave it out, some naming the corpus's README as their source. ``1076_MTI_SAD_XX`` is left out there
+too, as near-silent; that is for the audio check to find.
 """
 
 from __future__ import annotations
