@@ -15,8 +15,9 @@ where the language should be, one emotion 17, a folder called ``actor_``. So:
 - a name whose actor is not its folder's, while the folder's stands in another field, is refused for
   the same reason;
 - the actor (the speaker) is taken from the name, as a number without leading zeros. 16 files lie in
-  another actor's folder, and are kept where nothing else speaks against the name; the folder is kept as a fact. Actor 50 of ``Bonus`` counts as actor 50 of
-  ``Audio``: whoever they are, folds then keep them together;
+  another actor's folder, and are kept where nothing else speaks against the name; the folder is
+  kept as a fact. Actor 50 of ``Bonus`` counts as actor 50 of ``Audio``: whoever they are, folds
+  then keep them together;
 - everything from the seventh field on is best effort: a documented code is translated, any other is
   kept as it stands. The language stays a code, since public readers translate it differently.
 
