@@ -1,15 +1,19 @@
-"""A manifest: one row per clip, ``file,label[,speaker][,fold][,...]`` in CSV, TSV or Parquet.
+r"""A manifest: one row per clip, ``file,label[,speaker][,fold][,...]`` in CSV, TSV or Parquet.
 
 - ``file``: the clip's path, relative to the manifest's folder (or to `root`), with ``/``.
 - ``label``: its label; `label_column` names another column instead.
 - ``speaker``: who is heard; an empty cell means unknown.
 - every other column is kept as a fact of the clip, as text (``--folds column:fold`` uses one).
 
-An absolute path is taken as it is. A row is refused, with its reason, when its file is missing, is
-named by no cell, or stands in an earlier row; when rows give one file different labels, all of them
-are refused. A row without a label is refused too, unless `label_column` was given: a column such as
-``jnv6`` labels a part of the clips on purpose, so rows that it leaves empty are left out and
-counted in a note.
+Where no column is called ``file``, ``label`` or ``speaker``, one that differs in case alone is
+taken. An absolute path is taken as it is; a path that is not found is tried again with ``/`` for
+``\``.
+
+A row is refused, with its reason, when its file is missing, is named by no cell, or stands in an
+earlier row, by whatever path; when rows give one file different labels, all of them are refused. A
+row without a label is refused too, unless `label_column` was given: a column such as ``jnv6``
+labels a part of the clips on purpose, so rows that it leaves empty are left out and counted in a
+note.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ from pathlib import Path, PurePosixPath
 from nver.corpora.base import Clip, Corpus, Refusal
 from nver.corpora.own import own_card
 from nver.corpora.table import SUFFIXES, Row, Table, read_table
-from nver.corpora.tree import printable
+from nver.corpora.tree import not_regular, printable
 from nver.errors import CorpusError
 from nver.registry import nearest
 
@@ -34,7 +38,7 @@ def is_manifest(path: Path, label_column: str | None = None) -> bool:
         columns = read_table(path).columns
     except CorpusError:
         return False
-    return {"file", label_column or "label"} <= set(columns)
+    return {"file", label_column or "label"} <= set(_canonical(columns, label_column).values())
 
 
 def read_manifest(path: Path, root: Path | None = None, label_column: str | None = None) -> Corpus:
@@ -54,7 +58,7 @@ def read_manifest(path: Path, root: Path | None = None, label_column: str | None
     CorpusError
         If the manifest cannot be read, lacks a column, or no row is a clip.
     """
-    table = read_table(path)
+    table = _renamed(read_table(path), label_column)
     column = label_column or "label"
     _check_columns(path, table.columns, column)
     root = (root or path.parent).absolute()
@@ -79,39 +83,61 @@ def read_manifest(path: Path, root: Path | None = None, label_column: str | None
     )
 
 
+def _canonical(columns: Sequence[str], label_column: str | None) -> dict[str, str]:
+    """Return column -> the name that it is read by; most keep their own."""
+    names = {column: column for column in columns}
+    for wanted in ("file", label_column or "label", "speaker"):
+        alike = [column for column in columns if column.lower() == wanted.lower()]
+        if wanted not in columns and len(alike) == 1:
+            names[alike[0]] = wanted
+    return names
+
+
+def _renamed(table: Table, label_column: str | None) -> Table:
+    names = _canonical(table.columns, label_column)
+    rows = ((line, {names[name]: row[name] for name in table.columns}) for line, row in table.rows)
+    return Table(tuple(names.values()), tuple(rows), table.malformed)
+
+
 def _check_columns(path: Path, columns: tuple[str, ...], label_column: str) -> None:
     for wanted in ("file", label_column):
         if wanted not in columns:
             guess = nearest(wanted, columns)
             hint = f"Did you mean '{guess}'? " if guess and wanted == label_column else ""
+            remedy = "Rename the column that holds the clips' paths to 'file'."
+            if wanted == label_column:
+                remedy = (
+                    "Name the column with the labels: --label-column (label_column= in Python)."
+                )
             raise CorpusError(
                 f"{path} has no column '{wanted}'. {hint}A manifest needs the columns "
                 f"file,label[,speaker][,...]; it has: {', '.join(columns)}. "
-                "Rename a column, or name the one with the labels (label_column)."
+                f"{remedy}"
             )
 
 
 def _judge(
     rows: Sequence[tuple[int, Row]], root: Path, column: str
 ) -> tuple[list[Clip], list[Refusal]]:
-    given: dict[str, set[str]] = defaultdict(set)
-    for _, row in rows:
-        file, label = row["file"], row[column]
-        if file is not None and label is not None:
-            given[_normal(file)].add(label)
-    clips: dict[str, Clip] = {}
+    parsed = [(line, _clip(line, row, root, column)) for line, row in rows]
+    # one file may be written in several ways: a/../a/x.wav, an absolute path, a link
+    real = {one.path: one.path.resolve() for _, one in parsed if isinstance(one, Clip)}
+    given: dict[Path, set[str]] = defaultdict(set)
+    for _, one in parsed:
+        if isinstance(one, Clip):
+            given[real[one.path]].add(one.emotion)
+    clips: dict[Path, Clip] = {}
     refused: list[Refusal] = []
-    for line, row in rows:
-        parsed = _clip(line, row, root, column)
-        if isinstance(parsed, Clip) and len(given[parsed.file]) > 1:
-            labels = ", ".join(sorted(given[parsed.file]))
-            parsed = Refusal(parsed.file, f"line {line}: the manifest contradicts itself: {labels}")
-        if isinstance(parsed, Clip) and parsed.file in clips:
-            parsed = Refusal(parsed.file, f"line {line}: stands in an earlier line")
-        if isinstance(parsed, Clip):
-            clips[parsed.file] = parsed
+    for line, one in parsed:
+        if isinstance(one, Refusal):
+            refused.append(one)
+        elif len(labels := given[real[one.path]]) > 1:
+            reason = f"the manifest contradicts itself: {', '.join(sorted(labels))}"
+            refused.append(Refusal(one.file, f"line {line}: {reason}"))
+        elif real[one.path] in clips:
+            refused.append(Refusal(one.file, f"line {line}: stands in an earlier line"))
         else:
-            refused.append(parsed)
+            clips[real[one.path]] = one
     return list(clips.values()), refused
 
 
@@ -121,12 +147,21 @@ def _clip(line: int, row: Row, root: Path, column: str) -> Clip | Refusal:
     file, label = _normal(row["file"]), row[column]
     if label is None:
         return Refusal(file, f"line {line}: has no label in column '{column}'")
-    if not printable(file) or "\0" in file or not (root / file).is_file():
-        return Refusal(file, f"line {line}: there is no such file")
+    reason = _missing(root, file)
+    if reason is not None and "\\" in file and _missing(root, file.replace("\\", "/")) is None:
+        file, reason = _normal(file.replace("\\", "/")), None
+    if reason is not None:
+        return Refusal(file, f"line {line}: {reason}")
     facts = {
         name: cell for name, cell in row.items() if name not in {"file", "speaker", column, ""}
     }
     return Clip(root / file, file, label, row.get("speaker"), facts)
+
+
+def _missing(root: Path, file: str) -> str | None:
+    if not printable(file) or "\0" in file:
+        return "there is no such file"
+    return not_regular(root / file)
 
 
 def _normal(file: str) -> str:

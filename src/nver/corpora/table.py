@@ -40,7 +40,9 @@ class Table:
 
 
 def read_table(path: Path) -> Table:
-    """Return the table in a CSV (commas), TSV (tabs) or Parquet file.
+    """Return the table in a CSV (commas; or semicolons or tabs), TSV (tabs) or Parquet file.
+
+    The header says what parts the cells of a CSV: spreadsheets write semicolons in some countries.
 
     Raises
     ------
@@ -60,6 +62,12 @@ def _read_text(path: Path, suffix: str) -> Table:
     try:
         # utf-8-sig: spreadsheets write a byte-order mark before the first column's name
         with path.open(encoding="utf-8-sig", newline="") as stream:
+            header = stream.readline()
+            if "\0" in header:
+                raise _not_utf8(path, "it holds zero bytes, as UTF-16 does")
+            if suffix == ".csv":
+                delimiter = _delimiter(header)
+            stream.seek(0)
             reader = csv.reader(stream, delimiter=delimiter, strict=True)
             columns = _header(path, next(reader, []))
             for cells in reader:
@@ -70,11 +78,30 @@ def _read_text(path: Path, suffix: str) -> Table:
                 else:
                     reason = f"has {len(cells)} cells, the header has {len(columns)}"
                     malformed.append((reader.line_num, reason))
-    except (UnicodeDecodeError, csv.Error) as error:
+    except UnicodeDecodeError as error:
+        raise _not_utf8(path, str(error)) from error
+    except csv.Error as error:
         raise CorpusError(
             f"{path} cannot be read as UTF-8 text with {delimiter!r} between the cells: {error}."
         ) from error
     return Table(columns, tuple(rows), tuple(malformed))
+
+
+def _not_utf8(path: Path, reason: str) -> CorpusError:
+    return CorpusError(
+        f"{path} cannot be read as UTF-8 text: {reason}. In a spreadsheet program, save it as "
+        "CSV UTF-8."
+    )
+
+
+def _delimiter(header: str) -> str:
+    """Return which of comma, semicolon and tab ends the first cell of the header first."""
+
+    def first_cell(delimiter: str) -> int:
+        cells = next(csv.reader([header], delimiter=delimiter), [])
+        return len(cells[0]) if cells else 0
+
+    return min((",", ";", "\t"), key=first_cell)
 
 
 def _read_parquet(path: Path) -> Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pandas as pd
@@ -140,6 +141,76 @@ def test_a_misspelt_label_column_gets_the_nearest(tmp_path: Path) -> None:
         load_corpus(path, label_column="jvn6")
     with pytest.raises(CorpusError, match="All 1 rows are empty in the label's column"):
         load_corpus(path, label_column="jnv6")
+
+
+def test_the_remedy_fits_the_column_that_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(CorpusError) as caught:
+        load_corpus(write(tmp_path, "path,label\na/1.wav,sad\n"))
+    assert str(caught.value).endswith("Rename the column that holds the clips' paths to 'file'.")
+    with pytest.raises(CorpusError) as caught:
+        load_corpus(write(tmp_path, "file,emotion\na/1.wav,sad\n"))
+    assert str(caught.value).endswith("--label-column (label_column= in Python).")
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_the_header_of_a_csv_says_what_parts_the_cells(tmp_path: Path, delimiter: str) -> None:
+    text = '\ufefffile|label|"age, if; known"\na/1.wav|sad|7\n'.replace("|", delimiter)
+    corpus = load_corpus(write(tmp_path, text))
+    assert rows(corpus) == [("a/1.wav", "sad", None)]
+    assert corpus.clips[0].facts == {"age, if; known": "7"}
+
+
+def test_columns_are_found_in_any_case_where_the_exact_one_is_missing(tmp_path: Path) -> None:
+    path = write(tmp_path, "File,LABEL,Speaker,Fold\na/1.wav,sad,007,1\n", "metadata.csv")
+    corpus = load_corpus(tmp_path)
+    assert rows(corpus) == [("a/1.wav", "sad", "007")]
+    assert corpus.clips[0].facts == {"Fold": "1"}
+    assert load_corpus(path, label_column="fold").labels == ("1",)
+    exact = load_corpus(write(tmp_path, "File,file,label\nx,a/1.wav,sad\n"))
+    assert exact.clips[0].facts == {"File": "x"}
+    with pytest.raises(CorpusError, match="has no column 'file'"):
+        load_corpus(write(tmp_path, "File,FILE,label\na/1.wav,a/2.wav,sad\n"))
+
+
+def test_paths_with_backslashes_are_tried_with_slashes(tmp_path: Path) -> None:
+    corpus = load_corpus(write(tmp_path, "file,label\na\\1.wav,sad\na\\9.wav,sad\n"))
+    assert rows(corpus) == [("a/1.wav", "sad", None)]
+    assert corpus.refused == (Refusal("a\\9.wav", "line 3: there is no such file"),)
+
+
+def test_a_cell_that_can_be_no_sound_file_refuses_its_row_alone(tmp_path: Path) -> None:
+    long = "x" * 5000
+    path = write(tmp_path, f"file,label\na/1.wav,sad\n{long},sad\na/pipe.wav,sad\na,sad\n")
+    os.mkfifo(tmp_path / "a" / "pipe.wav")
+    corpus = load_corpus(path)
+    assert rows(corpus) == [("a/1.wav", "sad", None)]
+    assert corpus.refused == (
+        Refusal(long, "line 3: cannot be looked up: File name too long"),
+        Refusal("a/pipe.wav", "line 4: is no regular file but a pipe, socket or device"),
+        Refusal("a", "line 5: is a folder"),
+    )
+
+
+def test_one_file_written_in_several_ways_is_one_clip(tmp_path: Path) -> None:
+    same = f"a/../a/1.wav,sad\n{tmp_path}/a/1.wav,sad\n"
+    corpus = load_corpus(write(tmp_path, f"file,label\na/1.wav,sad\n{same}"))
+    assert rows(corpus) == [("a/1.wav", "sad", None)]
+    assert corpus.refused == (
+        Refusal("a/../a/1.wav", "line 3: stands in an earlier line"),
+        Refusal(f"{tmp_path.as_posix()}/a/1.wav", "line 4: stands in an earlier line"),
+    )
+    text = "file,label\na/1.wav,sad\na/../a/1.wav,happy\na/2.wav,sad\n"
+    corpus = load_corpus(write(tmp_path, text))
+    assert rows(corpus) == [("a/2.wav", "sad", None)]
+    assert "contradicts itself: happy, sad" in corpus.refused[1].reason
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16", "utf-16-le"])
+def test_another_encoding_is_refused_with_the_remedy(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "clips.csv"
+    path.write_bytes("file,label\nä.wav,sad\n".encode(encoding))
+    with pytest.raises(CorpusError, match=r"cannot be read as UTF-8 text: .* save it as CSV UTF-8"):
+        load_corpus(path)
 
 
 def test_files_that_are_no_tables_are_refused(tmp_path: Path) -> None:
