@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from nver.errors import SettingsError
-from nver.estimators import EmotionClassifier, FusionClassifier
 from nver.registry import unknown
+
+if TYPE_CHECKING:
+    from nver.estimators import EmotionClassifier, FusionClassifier
 
 COUPLINGS: Mapping[str, str | None] = {"": None, "inductive": None, "transductive": "batch"}
 """Evaluation rule to the `coupling` of `predict_proba`; None is the estimator's own."""
@@ -117,6 +119,8 @@ def build(
         raise SettingsError(
             f"System '{name}' needs {needed}, got {len(views)} ({', '.join(views)})."
         )
+    from nver.estimators import EmotionClassifier, FusionClassifier
+
     if "head" in spec.settings:
         return EmotionClassifier(**spec.settings, random_state=seed)
     return FusionClassifier(**spec.settings, views=dict(views), random_state=seed)
