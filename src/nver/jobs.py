@@ -120,6 +120,14 @@ def execute(
             # On Ctrl-C joblib warns that it stops jobs, which is what was asked for.
             warnings.simplefilter("ignore")
             results.close()
+            _stop_processes()
+
+
+def _stop_processes() -> None:
+    """End joblib's processes now: idle ones would hold up the exit of the program."""
+    from joblib.externals.loky import get_reusable_executor
+
+    get_reusable_executor(reuse=True).shutdown(wait=True, kill_workers=True)
 
 
 def work(job: Job, data: Data, systems: Any) -> Outcome:

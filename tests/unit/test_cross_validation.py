@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import re
 import signal
@@ -354,6 +355,7 @@ def test_processes_give_the_same_record(data, folds, by_value):
     assert alone.frame.equals(together.frame)
     assert alone.notes == together.notes
     assert [f.name for f in together.failures] == ["nan"]
+    assert not multiprocessing.active_children()
 
 
 def test_a_killed_process_takes_only_its_own_system_down(data, folds, by_value):
