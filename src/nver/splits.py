@@ -26,6 +26,8 @@ from jaxtyping import Int
 from nver.errors import SplitError
 from nver.registry import unknown
 
+_PARTS = frozenset({"train", "training", "dev", "devel", "valid", "validation", "val", "test"})
+
 PROTOCOLS = ("speaker", "random", "loso", "column:NAME")
 
 
@@ -70,6 +72,7 @@ def make_folds(
     k: int = 5,
     seed: int = 0,
     column: np.ndarray | None = None,
+    digests: Sequence[str] | None = None,
 ) -> tuple[Fold, ...]:
     """Return the folds of a protocol; every clip is tested exactly once.
 
@@ -87,6 +90,9 @@ def make_folds(
         Of the shuffling in "speaker" and "random"; the same seed gives the same folds.
     column : array [clips] or None
         The values of the column for "column:NAME".
+    digests : sequence of str [clips], optional
+        Content of each clip's audio. Under "random" clips of the same content stay on one side,
+        wherever every class has at least k different contents.
 
     Raises
     ------
@@ -110,7 +116,7 @@ def make_folds(
     if k < 2:
         raise SplitError(f"Expected at least 2 folds, got -k {k}.")
     if protocol == "random":
-        return _folds_of(_random_parts(labels, k, seed))
+        return _folds_of(_random_parts(labels, k, seed, digests))
     return _folds_of(_speaker_parts(labels, _known(speakers, protocol), k, seed))
 
 
@@ -166,7 +172,9 @@ def _loso_parts(speakers: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
         yield speaker, np.flatnonzero(speakers == speaker)
 
 
-def _random_parts(labels: np.ndarray, k: int, seed: int) -> Iterator[tuple[str, np.ndarray]]:
+def _random_parts(
+    labels: np.ndarray, k: int, seed: int, digests: Sequence[str] | None
+) -> Iterator[tuple[str, np.ndarray]]:
     from sklearn.model_selection import StratifiedKFold
 
     label, clips = min(Counter(labels.tolist()).items(), key=lambda item: item[1])
@@ -175,6 +183,12 @@ def _random_parts(labels: np.ndarray, k: int, seed: int) -> Iterator[tuple[str, 
             f"{k} stratified folds need at least {k} clips of every class; class '{label}' has "
             f"{clips}. {_instead(clips, 'leave the class out')}"
         )
+    if digests is not None:
+        names, contents = np.unique(np.asarray(digests, dtype=str), return_inverse=True)
+        fewest = min(len(set(contents[labels == label])) for label in np.unique(labels))
+        if len(names) < len(labels) and fewest >= k:
+            yield from _grouped_parts(labels, contents, k, seed)
+            return
     splitter = StratifiedKFold(k, shuffle=True, random_state=seed)
     for index, (_, test) in enumerate(splitter.split(labels, labels)):
         yield str(index), test
@@ -183,8 +197,6 @@ def _random_parts(labels: np.ndarray, k: int, seed: int) -> Iterator[tuple[str, 
 def _speaker_parts(
     labels: np.ndarray, speakers: np.ndarray, k: int, seed: int
 ) -> Iterator[tuple[str, np.ndarray]]:
-    from sklearn.model_selection import StratifiedGroupKFold
-
     names, groups = np.unique(speakers.astype(str), return_inverse=True)
     if len(names) < k:
         raise SplitError(
@@ -200,10 +212,19 @@ def _speaker_parts(
             f"'{label}' comes from {count}. "
             f"{_instead(count, 'use --folds loso', 'leave the class out')}"
         )
-    # The speakers are shuffled here, by renumbering: `shuffle=True` of scikit-learn before 1.8 lost
+    yield from _grouped_parts(labels, groups, k, seed)
+
+
+def _grouped_parts(
+    labels: np.ndarray, groups: np.ndarray, k: int, seed: int
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Keep each group (numbered from 0) on one side; every class comes from at least k groups."""
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    # The groups are shuffled here, by renumbering: `shuffle=True` of scikit-learn before 1.8 lost
     # the stratification (its issue 32478). Its folds may be empty where classes come from fewer
-    # groups than folds (issue 34828), which was refused above.
-    renumbered = np.random.default_rng(seed).permutation(len(names))[groups]
+    # groups than folds (issue 34828), which the callers have excluded.
+    renumbered = np.random.default_rng(seed).permutation(int(groups.max()) + 1)[groups]
     splitter = StratifiedGroupKFold(k, shuffle=False)
     for index, (_, test) in enumerate(splitter.split(labels, labels, renumbered)):
         yield str(index), test
@@ -220,6 +241,12 @@ def _column_folds(name: str, column: np.ndarray | None) -> tuple[Fold, ...]:
         )
     text = np.array([_text(value) for value in column], dtype=object)
     values = sorted(set(text), key=_natural)
+    if len(values) > 1 and {value.strip().lower() for value in values} <= _PARTS:
+        raise SplitError(
+            f"--folds column:{name} tests on each value of the column in turn, but "
+            f"{', '.join(values)} are the parts of one division. Number the folds in the column "
+            "(0, 1, 2, ...), or use --folds speaker or random."
+        )
     if len(values) < 2:
         raise SplitError(
             f"--folds column:{name} needs at least two values, and every clip has '{values[0]}'."

@@ -219,3 +219,37 @@ def test_a_class_that_cannot_be_learned_is_reported():
         ),
     )
     assert missing_classes(folds, LABELS) == ()
+
+
+def test_identical_audio_stays_on_one_side_of_random_folds():
+    labels = np.repeat(["joy", "fear", "pain"], 40)
+    # The last eight clips of each class are copies of its first eight.
+    digests = tuple(f"{label} {index % 40 % 32}" for index, label in enumerate(labels))
+    folds = make_folds("random", labels, None, k=4, digests=digests)
+    for fold in folds:
+        sides = [{digests[row] for row in side} for side in (fold.train, fold.test)]
+        assert not sides[0] & sides[1]
+        assert all(
+            9 <= count <= 11 for count in np.unique(labels[fold.test], return_counts=True)[1]
+        )
+    assert sorted(np.concatenate([fold.test for fold in folds])) == list(range(120))
+
+
+def test_contents_change_nothing_where_they_differ_or_are_too_few_to_group():
+    labels = np.repeat(["joy", "fear"], 8)
+    plain = make_folds("random", labels, None, k=4)
+    for digests in ([str(row) for row in range(16)], ["same"] * 16):
+        folds = make_folds("random", labels, None, k=4, digests=digests)
+        assert all(np.array_equal(a.test, b.test) for a, b in zip(plain, folds, strict=True))
+
+
+def test_the_parts_of_one_division_are_no_folds():
+    labels = np.tile(["joy", "fear"], 6)
+    column = np.array(["Train", "dev", "test"] * 4, dtype=object)
+    with pytest.raises(SplitError) as caught:
+        make_folds("column:split", labels, None, column=column)
+    assert str(caught.value) == (
+        "--folds column:split tests on each value of the column in turn, but Train, dev, test are "
+        "the parts of one division. Number the folds in the column (0, 1, 2, ...), or use --folds "
+        "speaker or random."
+    )
