@@ -142,7 +142,9 @@ def sinkhorn(
     Parameters
     ----------
     cost : float [..., n, m]
-        Finite. Infinite or NaN costs give NaN plans with ``converged`` False.
+        Finite. A cost of plus infinity forbids its pair and gets no mass; where that leaves a row
+        or column of weight above 0 without a pair, and with minus infinity or NaN, the plan is NaN.
+        Where no plan avoids the forbidden pairs, ``converged`` is False, as it is for NaN.
     eps : float
         Regularisation in units of the cost, above 0. Small eps needs many iterations.
     source, target : float [..., n], [..., m], optional

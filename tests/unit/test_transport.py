@@ -168,3 +168,15 @@ def test_settings_outside_their_range_are_refused(settings, message):
     with pytest.raises(SettingsError) as caught:
         sinkhorn(torch.zeros(2, 2), **settings)
     assert str(caught.value) == message
+
+
+def test_an_infinite_cost_forbids_its_pair():
+    cost = torch.zeros(3, 3, dtype=torch.float64)
+    cost[1, 2] = math.inf
+    plan = sinkhorn(cost, eps=0.5, iterations=500)
+    assert plan.converged
+    assert plan.plan[1, 2] == 0
+    cost[1] = math.inf
+    nothing_left = sinkhorn(cost)
+    assert nothing_left.plan.isnan().any()
+    assert not nothing_left.converged
