@@ -9,6 +9,7 @@ which is there to show what that costs.
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, final
@@ -168,7 +169,10 @@ class EmotionClassifier(_EmbeddingClassifier):
         if self.head not in HEADS:
             raise unknown("head", self.head, HEADS)
         if self.head in ("lda", "logreg"):
-            self.pipeline_ = _linear(self.head).fit(X, codes)
+            with warnings.catch_warnings():
+                # The covariance of a class with one clip is 0, which is what is meant.
+                warnings.filterwarnings("ignore", "Only one sample available", UserWarning)
+                self.pipeline_ = _linear(self.head).fit(X, codes)
             return
         settings = self.settings or _default_settings(self.head)
         seed = _seed(self.random_state)
@@ -330,7 +334,8 @@ def column_views(views: Mapping[str, slice] | None, columns: int) -> tuple[slice
     Raises
     ------
     SettingsError
-        If a view is empty, reaches past the columns or skips some.
+        If a view is empty, reaches past the columns or has a step. Views may overlap, and columns
+        that are in no view are not used.
     """
     if views is None:
         half = columns // 2

@@ -214,3 +214,11 @@ def test_views_that_do_not_fit_are_refused(view):
     assert str(caught.value) == (
         f"View 'a' must be a non-empty range of the 5 columns of X, got {view}."
     )
+
+
+def test_a_class_with_one_clip_is_learned_in_silence():
+    X, y, _ = _clips()
+    y[0] = "pain"
+    model = EmotionClassifier("lda").fit(X, y)  # a warning would be an error here
+    assert np.isfinite(model.predict_proba(X)).all()
+    assert model.predict(X[:1]) == "pain"
