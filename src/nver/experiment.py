@@ -162,7 +162,14 @@ def split(dataset: EmbeddingDataset, settings: Settings) -> Split:
 
     protocol = settings.folds or ("random" if dataset.speakers is None else "speaker")
     column = _fold_column(dataset, protocol) if protocol.startswith("column:") else None
-    folds = make_folds(protocol, dataset.y, dataset.speakers, k=settings.k, column=column)
+    folds = make_folds(
+        protocol,
+        dataset.y,
+        dataset.speakers,
+        k=settings.k,
+        column=column,
+        digests=dataset.digests,
+    )
     leakage = check_leakage(
         folds,
         dataset.speakers,
