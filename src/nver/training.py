@@ -19,7 +19,7 @@ import copy
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -27,6 +27,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from nver.errors import SettingsError
+
+SMALLEST_BATCH = 8
+"""Clips below which a remainder is no batch of its own."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +39,12 @@ class TrainingSettings:
     Parameters
     ----------
     epochs : int
-        Passes over the training clips, at most.
+        Passes over the training clips, at most; more where `min_steps` asks for them.
+    min_steps : int
+        Optimiser steps, at least: on few clips an epoch is a step or two. 0 counts epochs only.
     batch_size : int
-        Clips per step.
+        Clips per step. A remainder below 8 clips joins the batch before it: the batch statistics
+        and the transport of two clips are noise.
     learning_rate : float
         Of AdamW, at the start; it falls to 0 along a half cosine if `cosine`.
     weight_decay : float
@@ -60,6 +66,7 @@ class TrainingSettings:
     """
 
     epochs: int = 30
+    min_steps: int = 250
     batch_size: int = 32
     learning_rate: float = 1e-3
     cosine: bool = True
@@ -74,6 +81,7 @@ class TrainingSettings:
         """Refuse settings outside their range."""
         ranges = {
             "epochs": (self.epochs, 1, math.inf),
+            "min_steps": (self.min_steps, 0, math.inf),
             "batch_size": (self.batch_size, 1, math.inf),
             "learning_rate": (self.learning_rate, 1e-12, math.inf),
             "weight_decay": (self.weight_decay, 0, math.inf),
@@ -86,6 +94,11 @@ class TrainingSettings:
         for name, (value, low, high) in ranges.items():
             if not low <= value <= high:
                 raise SettingsError(f"{name} must lie in [{low:g}, {high:g}], got {value}.")
+
+    def for_clips(self, clips: int) -> TrainingSettings:
+        """Return the recipe with the number of epochs that this many training clips get."""
+        steps = len(_batches(torch.arange(clips), self.batch_size))
+        return replace(self, epochs=max(self.epochs, math.ceil(self.min_steps / steps)))
 
     @classmethod
     def convolutional(cls) -> TrainingSettings:
@@ -104,6 +117,7 @@ class TrainingSettings:
         """
         return cls(
             epochs=50,
+            min_steps=0,
             cosine=False,
             weight_decay=0.0,
             dropout=0.3,
@@ -170,7 +184,10 @@ def _distinct(values: Tensor) -> Tensor:
 
 
 def _batches(rows: Tensor, size: int) -> list[Tensor]:
-    return [rows[start : start + size] for start in range(0, len(rows), size)]
+    parts = [rows[start : start + size] for start in range(0, len(rows), size)]
+    if len(parts) > 1 and len(parts[-1]) < min(SMALLEST_BATCH, size):
+        parts[-2:] = [torch.cat(parts[-2:])]
+    return parts
 
 
 def _hold_out_groups(y: Tensor, groups: Tensor, share: float, generator: torch.Generator) -> Tensor:
@@ -249,6 +266,7 @@ def train(
         note = "not asked for" if not settings.patience else "no speaker or class can be held out"
     else:
         kept, held = split
+    settings = settings.for_clips(len(kept))
     optimiser = torch.optim.AdamW(
         model.parameters(),
         lr=settings.learning_rate,

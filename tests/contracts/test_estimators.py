@@ -19,7 +19,7 @@ from nver import EmotionClassifier, FusionClassifier
 from nver.training import TrainingSettings
 
 warnings.simplefilter("ignore")  # the checks provoke them
-quick = TrainingSettings(epochs=12)
+quick = TrainingSettings(epochs=12, min_steps=0)
 failed = {}
 for source in json.loads(sys.argv[1]):
     results = check_estimator(eval(source), on_fail=None)
@@ -62,7 +62,7 @@ def test_every_fusion_passes_as_it_is_by_default(fusion):
 def test_convolutional_networks_and_the_other_couplings_pass():
     _check(
         [
-            "EmotionClassifier('cnn')",
+            "EmotionClassifier('cnn', settings=quick)",
             "FusionClassifier('mata', branch='cnn', settings=quick)",
             "FusionClassifier('mata', coupling='map', settings=quick)",
         ]

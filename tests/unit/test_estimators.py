@@ -15,7 +15,7 @@ from nver.errors import SettingsError, UnknownNameError
 from nver.estimators import EmotionClassifier, FusionClassifier, column_views
 from nver.training import TrainingSettings
 
-QUICK = TrainingSettings(epochs=8)
+QUICK = TrainingSettings(epochs=16, min_steps=0)
 VIEWS = {"one": slice(0, 12), "other": slice(12, 22)}
 
 HEADS = ("lda", "logreg", "fcn", "cnn")

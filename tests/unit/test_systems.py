@@ -26,7 +26,7 @@ def test_every_system_trains_and_is_judged_by_its_rules(name):
     X, y = rng.standard_normal((24, 14)), np.tile(["a", "b", "c"], 8)
     estimator = _build(name)
     if name not in ("lda", "logreg", "concat-lda", "concat-logreg"):
-        estimator.set_params(settings=TrainingSettings(epochs=1))
+        estimator.set_params(settings=TrainingSettings(epochs=1, min_steps=0))
     estimator.fit(X, y, groups=np.repeat(np.arange(8), 3))
     for rule in SYSTEMS[name].rules:
         coupling = COUPLINGS[rule]

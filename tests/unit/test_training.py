@@ -13,7 +13,7 @@ from nver.errors import SettingsError
 from nver.heads import FCN
 from nver.training import TrainingSettings, seeded, train, validation_split
 
-SHORT = TrainingSettings(epochs=4)
+SHORT = TrainingSettings(epochs=4, min_steps=0)
 
 
 def _blobs(per_class=20, classes=3, dim=6, seed=0):
@@ -180,3 +180,27 @@ def test_the_learning_rate_falls_along_half_a_cosine():
         rates.append(optimiser.param_groups[0]["lr"])
     expected = [1.0, 0.9045, 0.5, 0.0]
     assert rates == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("clips", "batches", "epochs"),
+    [
+        (20, [20], 250),
+        (39, [39], 250),  # a remainder of 7 joins the batch before
+        (40, [32, 8], 125),
+        (800, [32] * 25, 10),  # 1,000 clips in five folds: as the recipe says
+    ],
+)
+def test_few_clips_get_more_epochs_and_no_tiny_batch(clips, batches, epochs):
+    parts = training._batches(torch.arange(clips), 32)
+    assert [len(part) for part in parts] == batches
+    assert torch.equal(torch.cat(parts), torch.arange(clips))
+    assert TrainingSettings.convolutional().for_clips(clips).epochs == epochs
+    assert TrainingSettings.paper().for_clips(clips).epochs == 50
+
+
+def test_training_runs_the_epochs_that_the_clips_get():
+    X, y = _blobs(per_class=5)
+    history = train(_fcn(), X, y, TrainingSettings(epochs=2, min_steps=6), seed=0)
+    assert len(history.training_loss) == 6
+    assert history.best_epoch == 5
