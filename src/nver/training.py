@@ -107,7 +107,7 @@ class TrainingSettings:
         They cost some twenty times a dense network's step, and their validation loss is flat after
         eight epochs: they train for a third of the epochs (docs/recipe.md).
         """
-        return cls(epochs=10)
+        return cls(epochs=10, min_steps=100)
 
     @classmethod
     def paper(cls) -> TrainingSettings:

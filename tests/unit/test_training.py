@@ -185,9 +185,9 @@ def test_the_learning_rate_falls_along_half_a_cosine():
 @pytest.mark.parametrize(
     ("clips", "batches", "epochs"),
     [
-        (20, [20], 250),
-        (39, [39], 250),  # a remainder of 7 joins the batch before
-        (40, [32, 8], 125),
+        (20, [20], 100),
+        (39, [39], 100),  # a remainder of 7 joins the batch before
+        (40, [32, 8], 50),
         (800, [32] * 25, 10),  # 1,000 clips in five folds: as the recipe says
     ],
 )
