@@ -62,6 +62,24 @@ def _parser() -> argparse.ArgumentParser:
         dest="command", metavar="COMMAND", required=True, parser_class=_Parser
     )
 
+    _demo_command(commands)
+    _listing_commands(commands)
+    _embed_command(commands)
+    _evaluate_command(commands)
+
+    report = commands.add_parser(
+        "report", help="rebuild the tables, figures and the page from a run's predictions"
+    )
+    report.add_argument("run_folder", type=Path, metavar="RUN")
+    report.set_defaults(run=_report)
+    for command in commands.choices.values():
+        command.add_argument(
+            "--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS
+        )
+    return parser
+
+
+def _demo_command(commands: Any) -> None:
     demo = commands.add_parser(
         "demo",
         help="the whole main job on the embedded corpus",
@@ -74,6 +92,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     demo.set_defaults(run=_demo)
 
+
+def _listing_commands(commands: Any) -> None:
     for name, what in (
         ("encoders", "what turns clips into embeddings"),
         ("corpora", "the corpora that nver can read, and where to get them"),
@@ -90,6 +110,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     _corpus_options(commands.choices["corpora"])
 
+
+def _embed_command(commands: Any) -> None:
     embed = commands.add_parser(
         "embed",
         help="fill the embedding store",
@@ -102,19 +124,6 @@ def _parser() -> argparse.ArgumentParser:
         "--failures", type=Path, metavar="FILE", help="write the clips that failed to this CSV file"
     )
     embed.set_defaults(run=_embed)
-
-    _evaluate_command(commands)
-
-    report = commands.add_parser(
-        "report", help="rebuild the tables, figures and the page from a run's predictions"
-    )
-    report.add_argument("run_folder", type=Path, metavar="RUN")
-    report.set_defaults(run=_report)
-    for command in commands.choices.values():
-        command.add_argument(
-            "--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS
-        )
-    return parser
 
 
 def _evaluate_command(commands: Any) -> None:
