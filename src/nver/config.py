@@ -80,8 +80,8 @@ class Settings:
     root, subset, label_column
         Passed to `load_corpus`.
     folds : str or None
-        "speaker", "random", "loso" or "column:NAME"; None means "speaker" where every speaker is
-        known and "random" elsewhere.
+        "speaker", "random", "loso" or "column:NAME"; None means "random" where no speaker is known
+        and "speaker" elsewhere.
     k : int
         Number of folds, from 2.
     seeds : int

@@ -137,7 +137,10 @@ def extract(
         raise SettingsError(f"batch_size must be 1 or more, not {batch_size}.")
     names = [encoder.card.name for encoder in encoders]
     if len(set(names)) < len(names):
-        raise SettingsError(f"Encoders must have different names, these are {', '.join(names)}.")
+        raise SettingsError(
+            f"Encoders must have different names, these are {', '.join(names)}. "
+            "Where an encoder takes an alias, give it one: -e NAME=CHECKPOINT,alias=OTHER."
+        )
     started = time.monotonic()
     tables = {name: store.open(encoder.card) for name, encoder in zip(names, encoders, strict=True)}
     reader = _Reader(encoders, {name: table.keys() for name, table in tables.items()}, store.facts)

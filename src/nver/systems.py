@@ -69,7 +69,7 @@ SYSTEMS: Mapping[str, SystemSpec] = {
         SystemSpec("mata", "MATA with dense branches", "fusion", {"fusion": "mata"}, _BOTH),
         SystemSpec(
             "mata-cnn",
-            "MATA with convolutional branches, as in the paper",
+            "MATA with the paper's convolutional branches, standardised",
             "fusion",
             {"fusion": "mata", "branch": "cnn"},
             _BOTH,

@@ -186,7 +186,8 @@ class TestRuns:
         with pytest.raises(SettingsError) as caught:
             extract(tones, [Listener(), Listener()], store)
         assert str(caught.value) == (
-            "Encoders must have different names, these are listener, listener."
+            "Encoders must have different names, these are listener, listener. "
+            "Where an encoder takes an alias, give it one: -e NAME=CHECKPOINT,alias=OTHER."
         )
 
     def test_a_batch_holds_a_clip_at_least(self, tones, store):
