@@ -18,23 +18,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float32
-from torch import Tensor
 
 from nver.audio import RESAMPLER
 from nver.encoders.base import Encoder, EncoderCard
 from nver.encoders.batching import equal_shapes, similar_lengths
 from nver.encoders.checkpoint import CONFIG_FILE, sha256_of
+from nver.encoders.device import dtype_of
 from nver.encoders.hub import Model, find_model
-from nver.encoders.speech_network import hidden_states, load_network
+from nver.encoders.speech_network import hidden_states, load_speech_network
 from nver.encoders.speech_recipe import LICENCES, UNKNOWN_LICENCE, family_of, read_recipe
+from nver.encoders.transformers_network import EXTRA
 from nver.errors import CheckpointError
-from nver.registry import unknown
 from nver.shapes import Embeddings, Mono
 
-EXTRA = "speech"
-POOLINGS = {"mean": 1, "mean+std": 2}  # how many statistics
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 PADDING = 0.2  # of a batch, at most
 MOST_SAMPLES = 16_000 * 32  # in one forward pass: about 0.7 GiB of activations in a base model
 
@@ -47,9 +43,10 @@ class SpeechEncoder(Encoder):
     checkpoint : path or str
         A folder (``config.json`` with ``model.safetensors``), its name below $NVER_WEIGHTS or
         NVER_HOME/weights, or a hub id, ``ID@REVISION`` for one revision.
-    layer : int or "mean"
+    layer : int or {"mean", "all"}
         0 is what enters the first transformer layer, 1 its output, ...; -1 or the number of layers
-        is `last_hidden_state`. "mean" averages the outputs of all layers.
+        is the network's output. "mean" averages the outputs of all layers, "all" puts the vectors
+        of 0 to the last one after the other.
     pooling : {"mean", "mean+std"}
         Over the clip's frames; the standard deviation divides by their number, so that a clip of
         one frame has 0.
@@ -92,13 +89,10 @@ class SpeechEncoder(Encoder):
                 "Encoder 'speech' needs a checkpoint: a folder or a hub id, for instance "
                 "-e speech=facebook/wav2vec2-base."
             )
-        for kind, value, known in (("pooling", pooling, POOLINGS), ("dtype", dtype, DTYPES)):
-            if value not in known:
-                raise unknown(f"{kind} of 'speech'", value, known)
+        self._dtype, self._device = dtype_of("speech", dtype), device
         model = find_model("speech", checkpoint, EXTRA)
         self._family = family_of(model)
-        self._dtype, self._device = DTYPES[dtype], device
-        self._network = load_network(model, self._family.class_name, self._dtype, device)
+        self._network = load_speech_network(model, self._family.class_name, self._dtype, device)
         self._recipe = read_recipe(model, self._network.config, layer, pooling, normalise)
         self._card = self._describe(alias, model)
 
@@ -107,17 +101,17 @@ class SpeechEncoder(Encoder):
         short = Path(model.name).name.strip(".") or model.folder.resolve().name
         return EncoderCard(
             name=alias or f"speech:{short}",
-            summary=f"{self._family.title} ({short}): frames of layer {recipe.layer_name}",
-            dim=recipe.width * POOLINGS[recipe.pooling],
+            summary=f"{self._family.title} ({short}): frames of layer {recipe.readout.layer_name}",
+            dim=recipe.readout.dim,
             rate=recipe.rate,
             modality="audio-only",
-            pooling=f"{recipe.pooling} over frames",
+            pooling=recipe.readout.pooling_name,
             licence=LICENCES.get(model.name, UNKNOWN_LICENCE),
             citation=self._family.citation,
             revision=model.revision,
             parameters=sum(tensor.numel() for tensor in self._network.parameters()),
             min_seconds=recipe.samples_for(1) / recipe.rate,
-            layer=recipe.layer_name,
+            layer=recipe.readout.layer_name,
             extra=EXTRA,
             download_bytes=model.bytes,
             facts={
@@ -161,26 +155,11 @@ class SpeechEncoder(Encoder):
         clips = [
             torch.tensor(samples, dtype=self._dtype, device=self._device) for samples in inputs
         ]
-        states, last = hidden_states(self._network, clips, recipe.layer != recipe.layers)
-        if recipe.layer == "mean":
-            chosen = torch.stack([*states[1:], last]).mean(dim=0)
-        else:
-            chosen = last if recipe.layer == recipe.layers else states[int(recipe.layer)]
+        readout = recipe.readout
+        states = hidden_states(self._network, clips, not readout.only_last)
+        chosen = states[-1:] if readout.only_last else [states[index] for index in readout.states]
         rows = [
-            pooled(frames[: recipe.frames(len(clip))].float(), recipe.pooling)
-            for frames, clip in zip(chosen, clips, strict=True)
+            readout.vector([state[clip, : recipe.frames(len(samples))] for state in chosen])
+            for clip, samples in enumerate(clips)
         ]
         return np.asarray(torch.stack(rows).cpu().numpy())
-
-
-def pooled(
-    frames: Float32[Tensor, "frames width"], pooling: str
-) -> Float32[Tensor, "statistics_x_width"]:
-    """Return the mean over frames, and after it the standard deviation where `pooling` says so.
-
-    The standard deviation divides by the number of frames: 0 for a single one.
-    """
-    mean = frames.mean(dim=0)
-    if pooling == "mean":
-        return mean
-    return torch.cat([mean, (frames - mean).square().mean(dim=0).sqrt()])

@@ -12,6 +12,7 @@ from typing import Any
 
 from nver.encoders.checkpoint import CONFIG_FILE, read_json
 from nver.encoders.hub import PREPROCESSOR_FILE, Model
+from nver.encoders.readout import Readout, read_options
 from nver.errors import EncoderError, SettingsError
 from nver.registry import nearest
 
@@ -80,34 +81,20 @@ class Recipe:
 
     Parameters
     ----------
-    layer : int or str
-        0 (what enters the first transformer layer) to the number of layers (the output), or "mean".
-    layers : int
-        Number of transformer layers.
-    pooling : str
-        "mean" or "mean+std".
+    readout : Readout
+        Layer and pooling.
     normalise : bool
         Whether a clip is brought to mean 0 and variance 1.
     rate : int
         Sampling rate in Hz.
-    width : int
-        Of a frame.
     convolutions : tuple of (int, int)
         Kernel and stride of each convolution.
     """
 
-    layer: int | str
-    layers: int
-    pooling: str
+    readout: Readout
     normalise: bool
     rate: int
-    width: int
     convolutions: tuple[tuple[int, int], ...]
-
-    @property
-    def layer_name(self) -> str:
-        """The layer as the card says it."""
-        return "last" if self.layer == self.layers else str(self.layer)
 
     def frames(self, samples: int) -> int:
         """Return how many frames a clip of so many samples has."""
@@ -157,8 +144,8 @@ def read_recipe(
 
     Raises
     ------
-    SettingsError
-        If `layer` is no layer of the network or `normalise` no truth value.
+    SettingsError, UnknownNameError
+        If `layer` is no layer of the network, `pooling` unknown or `normalise` no truth value.
     EncoderError
         If the network has an adapter on top, which shortens its output.
     """
@@ -167,7 +154,9 @@ def read_recipe(
             f"{model.folder} has a length adapter on top (add_adapter), which 'speech' does not "
             "read. Use the checkpoint that it was made from."
         )
-    layers = int(config.num_hidden_layers)
+    readout = read_options(
+        "speech", layer, pooling, layers=config.num_hidden_layers, width=config.hidden_size
+    )
     preprocessor = model.folder / PREPROCESSOR_FILE
     said = read_json(preprocessor) if preprocessor.is_file() else {}
     # Those with layer-norm convolutions were trained on normalised input, the others were not.
@@ -175,31 +164,11 @@ def read_recipe(
     chosen = bool(said.get("do_normalize", trained)) if normalise is None else truth(normalise)
     logger.info("%s: normalise=%s (preprocessor says %s)", model.name, chosen, said or "nothing")
     return Recipe(
-        layer=layer_index(layer, layers),
-        layers=layers,
-        pooling=pooling,
+        readout=readout,
         normalise=chosen,
         rate=int(said.get("sampling_rate", 16_000)),
-        width=int(config.hidden_size),
         convolutions=tuple(zip(config.conv_kernel, config.conv_stride, strict=True)),
     )
-
-
-def layer_index(layer: int | str, layers: int) -> int | str:
-    """Return a layer as 0 to `layers` (-1 and "last" mean `layers`), or "mean".
-
-    >>> layer_index(-1, 12), layer_index(-2, 12), layer_index("last", 12), layer_index(0, 12)
-    (12, 11, 12, 0)
-    """
-    if layer == "mean":
-        return "mean"
-    index = -1 if layer == "last" else layer
-    if isinstance(index, bool) or not isinstance(index, int) or not -layers - 1 <= index <= layers:
-        raise SettingsError(
-            f"The layer of 'speech' must be 0 to {layers}, -1 (last) or 'mean' for this "
-            f"checkpoint, it is {layer!r}."
-        )
-    return index if index >= 0 else layers + 1 + index
 
 
 def truth(value: bool | int | str) -> bool:

@@ -334,7 +334,7 @@ def test_a_length_adapter_is_refused(tmp_path: Path):
 
 def test_options_out_of_range_are_refused(group: Path):
     for layer in (4, -5, "first", True):
-        with pytest.raises(SettingsError, match=r"must be 0 to 3, -1 \(last\) or 'mean'"):
+        with pytest.raises(SettingsError, match=r"must be 0 to 3, -1 \(last\), 'mean' or 'all'"):
             SpeechEncoder(group, layer=layer)
     with pytest.raises(SettingsError, match="normalise must be yes or no, it is 'maybe'"):
         SpeechEncoder(group, normalise="maybe")

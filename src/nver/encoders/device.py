@@ -1,0 +1,42 @@
+"""Where a network runs and in which precision, as the options of every encoder say it."""
+
+from __future__ import annotations
+
+import torch
+
+from nver.errors import SettingsError
+from nver.registry import unknown
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+"""Precisions by name. Half ones only when asked: their batches are exact to 1e-2 only."""
+
+
+def dtype_of(encoder: str, name: str) -> torch.dtype:
+    """Return a precision by its name.
+
+    Raises
+    ------
+    UnknownNameError
+        If there is no such precision.
+    """
+    if name not in DTYPES:
+        raise unknown(f"dtype of '{encoder}'", str(name), DTYPES)
+    return DTYPES[name]
+
+
+def require_device(device: str) -> None:
+    """Refuse a device that torch cannot use here.
+
+    Raises
+    ------
+    SettingsError
+        If torch has no such device, or it is not there.
+    """
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise SettingsError(
+            f"The device must be one that torch can use here (cpu, cuda, mps), '{device}' is not: "
+            f"{said}"
+        ) from error
