@@ -13,15 +13,16 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from nver.encoders.checkpoint import foreign
+from nver.encoders.checkpoint import CONFIG_FILE, foreign, read_json
 from nver.encoders.device import require_device
-from nver.encoders.hub import Model, one_line
-from nver.errors import CheckpointError
+from nver.encoders.hub import PREPROCESSOR_FILE, Model, one_line
+from nver.errors import CheckpointError, EncoderError
 from nver.registry import require
 
 EXTRA = "speech"
@@ -41,7 +42,8 @@ class Layout:
         model. Such a tensor that the network does not know is an error; any other belongs to a head
         or to another tower, and is not read.
     unused : tuple of str
-        How the names of tensors end that a checkpoint may lack: only training uses them.
+        How the names of tensors end that a checkpoint may lack, or hold in another shape: only
+        training or a head uses them.
     options : mapping, optional
         Passed on to ``from_pretrained``.
     """
@@ -66,6 +68,35 @@ class Layout:
     def owns(self, name: str) -> bool:
         """Return whether a tensor belongs to the network, not to a head or another tower."""
         return name.startswith(self.backbone) or name.partition(".")[2].startswith(self.backbone)
+
+
+def require_type(encoder: str, model: Model, known: str) -> None:
+    """Refuse a checkpoint whose ``config.json`` names another ``model_type`` than `known`.
+
+    Raises
+    ------
+    EncoderError
+        The message says which one it names.
+    """
+    path = model.folder / CONFIG_FILE
+    found = read_json(path).get("model_type")
+    if found != known:
+        raise EncoderError(f"Encoder '{encoder}' reads model_type {known}; {path} says '{found}'.")
+
+
+def preprocessor_of(model: Model) -> dict[str, Any]:
+    """Return what ``preprocessor_config.json`` says; nothing where there is none."""
+    path = model.folder / PREPROCESSOR_FILE
+    return read_json(path) if path.is_file() else {}
+
+
+def short_name(model: Model) -> str:
+    """Return the last part of a checkpoint's name; the folder's own where it was given as ".".
+
+    >>> short_name(Model("openai/whisper-base", Path("cache/a1b2"), (), ""))
+    'whisper-base'
+    """
+    return Path(model.name).name.strip(".") or model.folder.resolve().name
 
 
 @contextmanager
@@ -112,7 +143,8 @@ def load_network(model: Model, layout: Layout, dtype: torch.dtype, device: str) 
     weights = model.weights[0] if len(model.weights) == 1 else model.folder
     require_device(device)
     try:
-        with quiet():
+        # What is missing is filled with random numbers: not from the caller's stream.
+        with quiet(), torch.random.fork_rng(devices=[]):
             network, report = network_class.from_pretrained(
                 str(model.folder),
                 dtype=dtype,
@@ -139,6 +171,7 @@ def load_network(model: Model, layout: Layout, dtype: torch.dtype, device: str) 
     misshaped = [
         f"{name} {list(found)} instead of {list(expected)}"
         for name, found, expected in sorted(report["mismatched_keys"])
+        if not name.endswith(layout.unused)
     ]
     if missing or extra or misshaped:
         tensors = len(network.state_dict())
