@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 
 from nver.errors import SettingsError
@@ -40,3 +42,11 @@ def require_device(device: str) -> None:
             f"The device must be one that torch can use here (cpu, cuda, mps), '{device}' is not: "
             f"{said}"
         ) from error
+
+
+def full_precision(device: torch.device) -> AbstractContextManager[None]:
+    """Return a context without TF32 convolutions, which would cost three digits on a GPU."""
+    if device.type != "cuda":
+        return nullcontext()  # the switch is the whole process's: a CPU's threads leave it alone
+    flags: AbstractContextManager[None] = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+    return flags

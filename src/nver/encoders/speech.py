@@ -25,14 +25,16 @@ from nver.encoders.batching import equal_shapes, similar_lengths
 from nver.encoders.checkpoint import CONFIG_FILE, sha256_of
 from nver.encoders.device import dtype_of
 from nver.encoders.hub import Model, find_model
+from nver.encoders.parallel import over_cores
 from nver.encoders.speech_network import hidden_states, load_speech_network
 from nver.encoders.speech_recipe import LICENCES, UNKNOWN_LICENCE, family_of, read_recipe
 from nver.encoders.transformers_network import EXTRA
 from nver.errors import CheckpointError
 from nver.shapes import Embeddings, Mono
 
-PADDING = 0.2  # of a batch, at most
-MOST_SAMPLES = 16_000 * 32  # in one forward pass: about 0.7 GiB of activations in a base model
+# Samples in one forward pass, and how much of it may be padding. A core needs no more than 2.5 s
+# to work at its best rate; a GPU's batch of 32 s has about 0.7 GiB of activations in a base model.
+CPU_BATCH, GPU_BATCH = (40_000, 0.1), (16_000 * 32, 0.2)
 
 
 class SpeechEncoder(Encoder):
@@ -92,7 +94,7 @@ class SpeechEncoder(Encoder):
         self._dtype, self._device = dtype_of("speech", dtype), device
         model = find_model("speech", checkpoint, EXTRA)
         self._family = family_of(model)
-        self._network = load_speech_network(model, self._family.class_name, self._dtype, device)
+        self._network, self._values = load_speech_network(model, self._family.class_name, self._dtype, device)
         self._recipe = read_recipe(model, self._network.config, layer, pooling, normalise)
         self._card = self._describe(alias, model)
 
@@ -109,7 +111,7 @@ class SpeechEncoder(Encoder):
             licence=LICENCES.get(model.name, UNKNOWN_LICENCE),
             citation=self._family.citation,
             revision=model.revision,
-            parameters=sum(tensor.numel() for tensor in self._network.parameters()),
+            parameters=self._values,
             min_seconds=recipe.samples_for(1) / recipe.rate,
             layer=recipe.readout.layer_name,
             extra=EXTRA,
@@ -138,15 +140,19 @@ class SpeechEncoder(Encoder):
 
     def embed(self, inputs: Sequence[np.ndarray]) -> Embeddings:
         """Return the embeddings [clips, dim], exact under any batching."""
-        vectors = np.empty((len(inputs), self._card.dim), dtype=np.float32)
+        on_cpu = torch.device(self._device).type == "cpu"
+        most, padding = CPU_BATCH if on_cpu else GPU_BATCH
         groups = (
-            similar_lengths(inputs, MOST_SAMPLES, PADDING)
+            similar_lengths(inputs, most, padding)
             if self._family.exact_under_padding
-            else equal_shapes(inputs, MOST_SAMPLES)
+            else equal_shapes(inputs, most)
         )
-        with torch.inference_mode():
-            for group in groups:
-                vectors[group] = self._pooled([inputs[index] for index in group])
+        found = over_cores(
+            lambda group: self._pooled([inputs[index] for index in group]), groups, self._device
+        )
+        vectors = np.empty((len(inputs), self._card.dim), dtype=np.float32)
+        for group, rows in zip(groups, found, strict=True):
+            vectors[group] = rows
         return vectors
 
     def _pooled(self, inputs: Sequence[np.ndarray]) -> np.ndarray:

@@ -17,16 +17,19 @@ The reference is the network run on one clip, unpadded and without a mask.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from nver.encoders.device import full_precision
+from nver.encoders.gated_attention import GatedAttention
 from nver.encoders.hub import Model
+from nver.encoders.packed import PackedLinear, PackedPositions, pack_linears, packable
+from nver.encoders.speech_convolutions import as_products
 from nver.encoders.transformers_network import Layout, load_network
 
 # Only training uses it: a checkpoint may lack it.
@@ -36,6 +39,10 @@ BACKBONE = ("feature_extractor.", "feature_projection.", "encoder.")
 
 # Samples of each clip of the batch in flight.
 LENGTHS: ContextVar[tuple[int, ...]] = ContextVar("LENGTHS")
+# The states of every layer of the batch in flight, where they are asked for. Context variables, as
+# batches run in several threads at once; transformers' own record of states is not made for that,
+# and the meaning of its last entry differs between releases.
+STATES: ContextVar[list[Tensor] | None] = ContextVar("STATES", default=None)
 
 
 class ClipByClip(nn.Module):
@@ -67,12 +74,73 @@ class ClipByClip(nn.Module):
 
 def load_speech_network(
     model: Model, class_name: str, dtype: torch.dtype, device: str
-) -> nn.Module:
-    """Return a network whose convolutions see each clip without padding; see `load_network`."""
+) -> tuple[nn.Module, int]:
+    """Return a network prepared for `hidden_states`, and how many trained values it has.
+
+    Parameters
+    ----------
+    model : Model
+        The checkpoint's files.
+    class_name : str
+        The class of transformers ("Wav2Vec2Model").
+    dtype : torch.dtype
+        Of the weights.
+    device : str
+        Where it runs.
+
+    Raises
+    ------
+    CheckpointError, SettingsError, MissingExtraError
+        See `nver.encoders.transformers_network.load_network`.
+    """
     layout = Layout(class_name, BACKBONE, UNUSED)
-    network = load_network(model, layout, dtype, device)
-    network.feature_extractor = ClipByClip(network.feature_extractor)
-    return network
+    network: Any = load_network(model, layout, dtype, device)
+    values = sum(tensor.numel() for tensor in network.parameters())
+    stack = as_products(network.feature_extractor, dtype) or network.feature_extractor
+    network.feature_extractor = ClipByClip(stack)
+    encoder = network.encoder
+    for layer in encoder.layers:
+        if type(layer.attention).__name__ == "WavLMAttention":
+            layer.attention = GatedAttention(layer.attention)
+        layer.register_forward_hook(_kept_output)
+    encoder.layers[0].register_forward_pre_hook(_kept_input, with_kwargs=True)
+    _prepare_positions(encoder, network.config.feat_extract_activation)
+    pack_linears(network)
+    for layer in encoder.layers:
+        _fuse_activation(layer.feed_forward, network.config.hidden_act)
+    return cast("nn.Module", network), values
+
+
+def _prepare_positions(encoder: Any, activation: str) -> None:
+    """Compute the weight norm of the positional convolution once, and pack it where that gains."""
+    convolution = getattr(encoder.pos_conv_embed, "conv", None)
+    if not isinstance(convolution, nn.Conv1d):
+        return  # data2vec has a stack of others
+    if activation == "gelu" and packable(convolution.weight):
+        encoder.pos_conv_embed = PackedPositions(convolution)
+    elif nn.utils.parametrize.is_parametrized(convolution, "weight"):
+        nn.utils.parametrize.remove_parametrizations(convolution, "weight")
+
+
+def _fuse_activation(feed_forward: Any, activation: str) -> None:
+    """Let the packed map before an exact GELU apply it."""
+    if activation == "gelu" and isinstance(feed_forward.intermediate_dense, PackedLinear):
+        feed_forward.intermediate_dense.gelu = True
+        feed_forward.intermediate_act_fn = nn.Identity()
+
+
+def _kept_input(_: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Keep what enters the first layer, where the states are asked for."""
+    states = STATES.get()
+    if states is not None:
+        states.append(args[0] if args else kwargs["hidden_states"])
+
+
+def _kept_output(_: object, __: object, output: Any) -> None:
+    """Keep what leaves a layer, where the states are asked for."""
+    states = STATES.get()
+    if states is not None:
+        states.append(output[0] if isinstance(output, tuple) else output)
 
 
 def hidden_states(
@@ -83,7 +151,7 @@ def hidden_states(
     Parameters
     ----------
     network : Module
-        As `load_network` returns it.
+        As `load_speech_network` returns it.
     clips : sequence of Tensor [samples]
         Samples of each clip; they are padded here.
     every_layer : bool
@@ -92,7 +160,8 @@ def hidden_states(
     Returns
     -------
     tuple of Tensor [clips, frames, width]
-        The states that enter each layer, only with `every_layer`; and last the network's output.
+        The states that enter each layer, only with `every_layer`; and last the network's output,
+        after its final norm where it has one.
     """
     lengths = tuple(len(clip) for clip in clips)
     samples = nn.utils.rnn.pad_sequence(list(clips), batch_first=True)
@@ -100,18 +169,12 @@ def hidden_states(
     if len(set(lengths)) > 1:
         ends = torch.tensor(lengths, device=samples.device)
         mask = (torch.arange(samples.shape[1], device=samples.device) < ends[:, None]).long()
-    token = LENGTHS.set(lengths)
+    states: list[Tensor] = []
+    tokens = LENGTHS.set(lengths), STATES.set(states if every_layer else None)
     try:
-        # TF32 convolutions on a GPU would cost three digits.
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False), warnings.catch_warnings():
-            # WavLM gives torch a boolean and a float mask: right, and warned of.
-            warnings.filterwarnings("ignore", message="Support for mismatched key_padding_mask")
-            output: Any = network(
-                samples, attention_mask=mask, output_hidden_states=every_layer, return_dict=True
-            )
+        with full_precision(samples.device):
+            output: Any = network(samples, attention_mask=mask, return_dict=True)
     finally:
-        LENGTHS.reset(token)
-    # The last entry of `hidden_states` means different things in different releases: before or
-    # after the final layer norm. The output is unambiguous.
-    states = tuple(output.hidden_states)[:-1] if every_layer else ()
-    return (*states, output.last_hidden_state)
+        LENGTHS.reset(tokens[0])
+        STATES.reset(tokens[1])
+    return (*states[:-1], output.last_hidden_state)

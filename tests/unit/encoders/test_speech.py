@@ -14,7 +14,7 @@ import pytest
 from tests.contracts.checkpoints import SPEECH_KINDS, tiny_network, write_speech
 
 from nver.audio import Waveform
-from nver.encoders import load_encoder, speech
+from nver.encoders import load_encoder, packed, speech, speech_network
 from nver.encoders.conformance import check_encoder
 from nver.encoders.speech import SpeechEncoder
 from nver.errors import (
@@ -30,6 +30,7 @@ torch = pytest.importorskip("torch")
 
 LENGTHS = (400, 719, 720, 16000, 15000, 16000, 17111, 48000, 5000)
 EXACT = 2e-6
+ANY_PADDING = (10**9, 1.0)  # one batch, 400 samples beside 48,000: the worst one
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +88,7 @@ def by_network(kind: str, encoder: SpeechEncoder, waveforms: list[Waveform]) -> 
 def test_batches_are_exact(
     kind: str, folders: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(speech, "PADDING", 1.0)  # 400 samples beside 48,000: the worst batch
+    monkeypatch.setattr(speech, "CPU_BATCH", ANY_PADDING)
     encoder = SpeechEncoder(folders(kind))
     waveforms = clips()
     expected = by_network(kind, encoder, waveforms)
@@ -97,11 +98,35 @@ def test_batches_are_exact(
     assert relative(encoder.encode(waveforms[::-1])[::-1], expected) < EXACT
 
 
+@pytest.mark.parametrize("kind", ["wav2vec2-group", "wav2vec2-layer", "wavlm-group"])
+def test_packed_weights_and_several_cores_change_nothing(
+    kind: str, folders: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+):
+    if not packed.available():
+        pytest.skip("oneDNN's operators are not in this build of PyTorch")
+    monkeypatch.setattr(packed, "SMALLEST", 4)
+    encoder = SpeechEncoder(folders(kind), layer="all")
+    names = {type(module).__name__ for module in encoder._network.modules()}
+    assert names >= {"PackedLinear", "PackedPositions", "ConvolutionProducts"}
+    waveforms = clips()
+    expected = alone(SpeechEncoder(folders(kind)), waveforms)
+    assert relative(by_network(kind, encoder, waveforms), expected) < EXACT
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        found = encoder.encode(waveforms)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert relative(found, alone(encoder, waveforms)) < EXACT
+    assert relative(found[:, -expected.shape[1] :], expected) < EXACT
+
+
 @pytest.mark.parametrize("kind", SPEECH_KINDS)
 def test_every_kind_conforms(
     kind: str, folders: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(speech, "PADDING", 1.0)
+    monkeypatch.setattr(speech, "CPU_BATCH", ANY_PADDING)
     waveforms = clips((1600, 16000, 15000, 16000))
     check_encoder(SpeechEncoder(folders(kind)), waveforms).raise_if_failed()
 
@@ -110,7 +135,8 @@ def test_every_kind_conforms(
 def test_what_makes_batches_exact_is_needed(
     kind: str, folders: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(speech, "PADDING", 1.0)
+    monkeypatch.setattr(speech, "CPU_BATCH", ANY_PADDING)
+    monkeypatch.setattr(speech_network, "as_products", lambda stack, dtype: None)
     encoder = SpeechEncoder(folders(kind))
     if kind == "data2vec-audio":
         monkeypatch.setattr(speech, "equal_shapes", lambda inputs, most: [[*range(len(inputs))]])
