@@ -90,6 +90,23 @@ def preprocessor_of(model: Model) -> dict[str, Any]:
     return read_json(path) if path.is_file() else {}
 
 
+def preprocessor_number(model: Model, key: str, default: int) -> int:
+    """Return a whole number of ``preprocessor_config.json``, or `default` where it says none.
+
+    Raises
+    ------
+    CheckpointError
+        If it says something that is no positive whole number.
+    """
+    value = preprocessor_of(model).get(key, default)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise CheckpointError(
+            f"{model.folder / PREPROCESSOR_FILE} must give a positive whole number for {key}, it "
+            f"gives {value!r}. Is this the right checkpoint?"
+        )
+    return value
+
+
 def short_name(model: Model) -> str:
     """Return the last part of a checkpoint's name; the folder's own where it was given as ".".
 
