@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Float64
+from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
 from nver.audio import RESAMPLER
@@ -78,8 +78,9 @@ VARIANCE_FLOOR = 1e-7
 class StackedMel:
     """The front end of w2v-BERT 2.0, as `transformers.SeamlessM4TFeatureExtractor` has it.
 
-    Kaldi's filter bank in float64 (the reference rounds to float32 after the logarithm, here it is
-    after the normalisation), normalised per band with the variance over frames - 1.
+    Kaldi's filter bank in float64, rounded to float32 where the reference rounds, then normalised
+    per band in float32, with the variance over frames - 1. One difference: a band that never
+    changes, as in silence, is 0; there the reference hears its own rounding errors.
 
     Parameters
     ----------
@@ -103,23 +104,24 @@ class StackedMel:
     def __call__(self, samples: Mono) -> Float32[np.ndarray, "frames bands"]:
         """Return the network's input [frames, stack x mels] for at least `least` samples."""
         mel = self.bank(samples)
-        centred = mel - mel.mean(axis=0)
-        scaled = centred / np.sqrt(np.square(centred).sum(axis=0) / (len(mel) - 1) + VARIANCE_FLOOR)
+        changes = np.ptp(mel, axis=0) > 0
+        scaled = (mel - mel.mean(axis=0)) / np.sqrt(mel.var(axis=0, ddof=1) + VARIANCE_FLOOR)
         frames = len(mel) // self.stack
-        stacked = scaled[: frames * self.stack].reshape(frames, -1)
-        return np.asarray(stacked, dtype=np.float32)
+        return np.where(changes, scaled, 0)[: frames * self.stack].reshape(frames, -1)
 
-    def bank(self, samples: Mono) -> Float64[np.ndarray, "frames mels"]:
+    def bank(self, samples: Mono) -> Float32[np.ndarray, "frames mels"]:
         """Return Kaldi's log-mel spectrogram with Povey's window."""
         signal = samples.astype(np.float64) * FULL_SCALE
         frames = np.lib.stride_tricks.sliding_window_view(signal, LENGTH)[::HOP]
         centred = frames - frames.mean(axis=1, keepdims=True)
         before = np.concatenate([centred[:, :1], centred[:, :-1]], axis=1)
         shaped = (centred - PREEMPHASIS * before) * hann(LENGTH, periodic=False) ** POVEY
-        spectrum = np.fft.rfft(shaped, n=N_FFT)
-        power = np.square(spectrum.real) + np.square(spectrum.imag)
+        spectrum = np.fft.rfft(shaped, n=N_FFT).astype(np.complex64)
+        power = np.square(np.abs(spectrum, dtype=np.float64))
         filters = mel_filters(self.rate, N_FFT, self.mels, LOWEST, self.rate / 2, "mel")
-        return np.asarray(np.log(np.maximum(power @ filters, LOG_FLOOR)))
+        mel = np.maximum(filters.T @ power.T, LOG_FLOOR)
+        # Bands are rows in memory, as in the reference: sums over frames then round alike.
+        return np.asarray(np.log(mel), dtype=np.float32).T
 
 
 class W2vBertEncoder(Encoder):
