@@ -133,6 +133,21 @@ def quiet() -> Iterator[None]:
             settings.enable_progress_bar()
 
 
+def misshapes(report: Mapping[str, Any]) -> list[str]:
+    """Return the names of misshaped tensors, and their shapes, which transformers 4 does not say.
+
+    >>> misshapes({"mismatched_keys": ["a.bias"]})
+    ['a.bias']
+    >>> misshapes({"mismatched_keys": {("a.bias", (2,), (3,))}})
+    ['a.bias [2] instead of [3]']
+    """
+    items = report["mismatched_keys"]
+    return sorted(
+        item if isinstance(item, str) else f"{item[0]} {list(item[1])} instead of {list(item[2])}"
+        for item in items
+    )
+
+
 def load_network(model: Model, layout: Layout, dtype: torch.dtype, device: str) -> nn.Module:
     """Return a network with a checkpoint's weights, in evaluation, frozen.
 
@@ -186,9 +201,7 @@ def load_network(model: Model, layout: Layout, dtype: torch.dtype, device: str) 
     missing = [name for name in report["missing_keys"] if not name.endswith(layout.unused)]
     extra = [name for name in report["unexpected_keys"] if layout.owns(name)]
     misshaped = [
-        f"{name} {list(found)} instead of {list(expected)}"
-        for name, found, expected in sorted(report["mismatched_keys"])
-        if not name.endswith(layout.unused)
+        fault for fault in misshapes(report) if not fault.partition(" ")[0].endswith(layout.unused)
     ]
     if missing or extra or misshaped:
         tensors = len(network.state_dict())

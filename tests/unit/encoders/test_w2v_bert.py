@@ -267,16 +267,17 @@ def test_missing_tensors_are_named(folder: Path):
 
 
 def test_a_tensor_of_training_may_be_missing(folder: Path):
-    before = torch.random.get_rng_state()
     spoil(folder, lambda tensors: tensors.pop("masked_spec_embed"))
-    assert np.isfinite(W2vBertEncoder(folder).encode(clips((900,)))).all()
-    assert torch.equal(torch.random.get_rng_state(), before)  # it is filled with random numbers
+    before = torch.random.get_rng_state()
+    encoder = W2vBertEncoder(folder)  # transformers fills it with random numbers
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert np.isfinite(encoder.encode(clips((900,)))).all()
 
 
 def test_misshaped_and_foreign_tensors_are_named(folder: Path):
     name = "feature_projection.projection.weight"
     spoil(folder, lambda tensors: tensors.update({name: tensors[name][:, :8].copy()}))
-    assert refusal(folder).endswith(f"1 misshaped ({name} [32, 8] instead of [32, 160]).")
+    assert f"1 misshaped ({name}" in refusal(folder)  # with both shapes by transformers 5
     spoil(folder, lambda t: t.update({"encoder.layers.9.ffn1.output_dense.bias": np.zeros(4)}))
     assert "1 unexpected (encoder.layers.9.ffn1.output_dense.bias)" in refusal(folder)
 
