@@ -11,6 +11,7 @@ from safetensors.numpy import load_file, save_file
 from tests.contracts.checkpoints_ast import ast_extractor, tiny_ast, write_ast
 
 from nver.audio import Waveform
+from nver.encoders import ast
 from nver.encoders.ast import ASTEncoder
 from nver.encoders.conformance import check_encoder
 from nver.encoders.example_sounds import gliding_voice
@@ -133,7 +134,8 @@ def test_patches_of_padding_are_not_pooled(folder: Path, pooling: str):
 
 
 @pytest.mark.parametrize("pooling", ["cls", "mean", "mean+std"])
-def test_batches_are_exact(folder: Path, pooling: str):
+def test_batches_are_exact(folder: Path, pooling: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(ast, "CPU_WINDOWS", 16)  # windows share a forward pass, as on a GPU
     encoder = ASTEncoder(folder, pooling=pooling, layer="all")
     clips = [voice(seconds, seed) for seed, seconds in enumerate(SECONDS)]
     alone = np.concatenate([encoder.encode([clip]) for clip in clips])
@@ -249,7 +251,7 @@ def test_missing_and_misshaped_tensors_are_named(spoiled: Path):
 def test_a_headless_checkpoint_is_read(folder: Path, tmp_path: Path):
     tiny_ast().audio_spectrogram_transformer.save_pretrained(tmp_path)
     clip = voice(1.0)
-    assert np.array_equal(ASTEncoder(tmp_path).encode([clip]), ASTEncoder(folder).encode([clip]))
+    assert relative(ASTEncoder(tmp_path).encode([clip]), ASTEncoder(folder).encode([clip])) < 1e-6
 
 
 def test_options_and_types_are_refused(spoiled: Path):
