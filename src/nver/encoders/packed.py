@@ -37,7 +37,7 @@ def _packed_matrix(weight: Float[Tensor, "out in"]) -> Tensor:
 @cache
 def available(dtype: torch.dtype = torch.float32) -> bool:
     """Return whether oneDNN's operators are there and right for a precision on this machine."""
-    if dtype not in PACKABLE or not torch.backends.mkldnn.is_available():
+    if dtype not in PACKABLE or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     generator = torch.Generator().manual_seed(0)
     rows, weight, bias = (
@@ -88,6 +88,14 @@ class PackedLinear(nn.Module):
         """Return the mapped rows."""
         return times(rows, self.matrix, self.bias, gelu=self.gelu)
 
+    def plus(
+        self, rows: Float[Tensor, "rows in"], others: Float[Tensor, "rows out"]
+    ) -> Float[Tensor, "rows out"]:
+        """Return the mapped rows plus others, without GELU."""
+        binary = _operators()._linear_pointwise.binary
+        summed: Tensor = binary(rows, others, self.matrix, self.bias, "add")
+        return summed
+
 
 def pack_linears(network: nn.Module, kept: tuple[str, ...] = ()) -> None:
     """Put packed maps in the place of a network's linear ones.
@@ -135,8 +143,16 @@ class PackedPositions(nn.Module):
     ) -> Float[Tensor, "clips frames width"]:
         """Return the embedding of every frame's place among its neighbours."""
         frames = states.transpose(1, 2).unsqueeze(2)
-        options = ([0, self.padding], [1, 1], [1, 1], self.groups, "gelu", [], "none")
         found: Tensor = _operators()._convolution_pointwise(
-            frames, self.weight, self.bias, *options
+            frames,
+            self.weight,
+            self.bias,
+            [0, self.padding],
+            [1, 1],
+            [1, 1],
+            self.groups,
+            "gelu",
+            [],
+            "none",
         )
         return found[:, :, 0, : states.shape[1]].transpose(1, 2)

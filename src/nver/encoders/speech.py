@@ -32,9 +32,9 @@ from nver.encoders.transformers_network import EXTRA
 from nver.errors import CheckpointError
 from nver.shapes import Embeddings, Mono
 
-# Samples in one forward pass, and how much of it may be padding. A core needs no more than 2.5 s
-# to work at its best rate; a GPU's batch of 32 s has about 0.7 GiB of activations in a base model.
-CPU_BATCH, GPU_BATCH = (40_000, 0.1), (16_000 * 32, 0.2)
+MOST_SAMPLES = 16_000 * 32  # in one forward pass: about 0.7 GiB of activations in a base model
+CPU_SAMPLES = (16_000 * 2, 16_000 * 10)  # a core works at its best rate from 2 s on
+CPU_PADDING, GPU_PADDING = 0.05, 0.2  # of a forward pass, at most
 
 
 class SpeechEncoder(Encoder):
@@ -94,7 +94,9 @@ class SpeechEncoder(Encoder):
         self._dtype, self._device = dtype_of("speech", dtype), device
         model = find_model("speech", checkpoint, EXTRA)
         self._family = family_of(model)
-        self._network, self._values = load_speech_network(model, self._family.class_name, self._dtype, device)
+        self._network, self._values = load_speech_network(
+            model, self._family.class_name, self._dtype, device
+        )
         self._recipe = read_recipe(model, self._network.config, layer, pooling, normalise)
         self._card = self._describe(alias, model)
 
@@ -140,13 +142,7 @@ class SpeechEncoder(Encoder):
 
     def embed(self, inputs: Sequence[np.ndarray]) -> Embeddings:
         """Return the embeddings [clips, dim], exact under any batching."""
-        on_cpu = torch.device(self._device).type == "cpu"
-        most, padding = CPU_BATCH if on_cpu else GPU_BATCH
-        groups = (
-            similar_lengths(inputs, most, padding)
-            if self._family.exact_under_padding
-            else equal_shapes(inputs, most)
-        )
+        groups = self._groups(inputs)
         found = over_cores(
             lambda group: self._pooled([inputs[index] for index in group]), groups, self._device
         )
@@ -154,6 +150,16 @@ class SpeechEncoder(Encoder):
         for group, rows in zip(groups, found, strict=True):
             vectors[group] = rows
         return vectors
+
+    def _groups(self, inputs: Sequence[np.ndarray]) -> list[list[int]]:
+        """Return which clips share a forward pass."""
+        if not self._family.exact_under_padding:
+            return equal_shapes(inputs, MOST_SAMPLES)
+        if torch.device(self._device).type != "cpu":
+            return similar_lengths(inputs, MOST_SAMPLES, GPU_PADDING)
+        return similar_lengths(
+            inputs, CPU_SAMPLES[1], CPU_PADDING, torch.get_num_threads(), CPU_SAMPLES[0]
+        )
 
     def _pooled(self, inputs: Sequence[np.ndarray]) -> np.ndarray:
         """Return the embeddings of clips that share a forward pass."""

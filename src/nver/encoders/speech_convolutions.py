@@ -1,16 +1,17 @@
 """The convolutions under a speech transformer, written as products of matrices.
 
 A convolution over [frames, channels] whose stride is s and kernel k is a product of each k rows, in
-steps of s, with one matrix. Three things then cost nothing that cost much in the usual layout
-[channels, frames] (measured by ``bench/encoders.py``):
+steps of s, with one matrix. Four things are then cheap that are not in the usual layout
+[channels, frames] (`bench/encoders.py` measures the whole):
 
-- GELU is applied while the values are in the cache;
-- a layer norm over the channels reads neighbours in memory, without two transpositions;
-- the group norm after the first convolution (one group per channel, over the whole clip) needs no
+- GELU is applied while the values are in the cache.
+- A layer norm over the channels reads neighbours in memory, without two transpositions.
+- The group norm after the first convolution (one group per channel, over the whole clip) needs no
   pass of its own. The clip has one channel, so a first output channel is y = w . x over windows x
   of 10 samples: its mean is w . m and its variance w C w, with m and C the windows' mean and
-  covariance. Norm and convolution are then one product with w / sd and an offset, computed here in
-  float64.
+  covariance. Norm and convolution are then one product with w / sd and an offset, found in float64.
+- A kernel of 3 in steps of 2 takes 5 products of rows for 2 outputs and not 6 (Winograd, Arithmetic
+  complexity of computations, 1980): see `PairedStep`.
 
 One clip at a time: the statistics are the clip's own, and no padding is ever convolved.
 """
@@ -18,7 +19,6 @@ One clip at a time: the statistics are the clip's own, and no padding is ever co
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -28,18 +28,78 @@ from torch.nn import functional
 
 from nver.encoders.packed import PackedLinear, available, times
 
+Rows = Float[Tensor, "_ channels"]
+
 ROUNDED = 16  # rows of a product: a new number of rows costs oneDNN a new kernel
 TOLERANCE = 1e-5  # of the largest value, between these products and the convolutions as they were
 
 
-@dataclass(frozen=True, eq=False)
-class Step:
-    """One convolution: its kernel and stride, its product, and the layer norm before its GELU."""
+class Step(nn.Module):
+    """A convolution, its layer norm where it has one, and GELU.
 
-    kernel: int
-    stride: int
-    product: PackedLinear
-    norm: nn.LayerNorm | None
+    Parameters
+    ----------
+    convolution : Conv1d
+    norm : LayerNorm or None
+    """
+
+    def __init__(self, convolution: nn.Conv1d, norm: nn.LayerNorm | None) -> None:
+        super().__init__()
+        self.kernel, self.stride = convolution.kernel_size[0], convolution.stride[0]
+        matrix = convolution.weight.detach().transpose(1, 2).flatten(1)
+        self.product = PackedLinear(matrix, convolution.bias, gelu=norm is None)
+        self.norm = norm
+
+    def forward(self, even: Rows, odd: Rows) -> tuple[Rows, Rows]:
+        """Return the outputs of even and of odd number, from the inputs of even and odd number."""
+        rows = joined(even, odd)
+        made = (len(rows) - self.kernel) // self.stride + 1
+        width = rows.shape[1]
+        windows = rows.as_strided((made, self.kernel * width), (self.stride * width, 1))
+        found = self.product(rounded(windows))[:made]
+        if self.norm is not None:
+            found = functional.gelu(self.norm(found))
+        return found[0::2], found[1::2]
+
+
+class PairedStep(nn.Module):
+    """A convolution with kernel (A, B, C) in steps of 2, two outputs at a time, its norm and GELU.
+
+    With inputs e0 o0 e1 o1 e2, the outputs are e0 A + o0 B + e1 C and e1 A + o1 B + e2 C, that is
+    ``(e0 - e1) A + o0 B + m`` and ``(e2 - e1) C + o1 B + m`` with ``m = e1 (A + C)``.
+
+    Parameters
+    ----------
+    convolution : Conv1d
+    norm : LayerNorm or None
+    """
+
+    def __init__(self, convolution: nn.Conv1d, norm: nn.LayerNorm | None) -> None:
+        super().__init__()
+        a, b, c = convolution.weight.detach().unbind(dim=2)
+        self.shared = PackedLinear(a + c, convolution.bias)
+        self.first = PackedLinear(torch.cat([a, b], dim=1), None)
+        self.second = PackedLinear(torch.cat([c, b], dim=1), None)
+        self.norm = norm
+
+    def forward(self, even: Rows, odd: Rows) -> tuple[Rows, Rows]:
+        """Return the outputs of even and of odd number, from the inputs of even and odd number."""
+        made = (len(even) + len(odd) - 3) // 2 + 1
+        pairs = (made + 1) // 2
+        pairs += -pairs % ROUNDED if pairs > ROUNDED else 0
+        even = functional.pad(even, (0, 0, 0, 2 * pairs + 1 - len(even)))
+        odd = functional.pad(odd, (0, 0, 0, 2 * pairs - len(odd)))
+        middle = even[1::2]
+        shared = self.shared(middle.contiguous())
+        first = torch.cat([even[:-1:2] - middle, odd[0::2]], dim=1)
+        second = torch.cat([even[2::2] - middle, odd[1::2]], dim=1)
+        return (
+            self._ended(self.first.plus(first, shared))[: (made + 1) // 2],
+            self._ended(self.second.plus(second, shared))[: made // 2],
+        )
+
+    def _ended(self, found: Rows) -> Rows:
+        return functional.gelu(found if self.norm is None else self.norm(found))
 
 
 class ConvolutionProducts(nn.Module):
@@ -49,17 +109,17 @@ class ConvolutionProducts(nn.Module):
     ----------
     first : Conv1d
         From samples to channels.
-    group_norm : GroupNorm or None
-        After the first convolution, one group per channel.
-    steps : sequence of Step
-        The convolutions after it; with a layer norm, the first one too.
+    norm : GroupNorm or LayerNorm
+        After the first convolution; a group norm has one group per channel.
+    steps : sequence of Module
+        The convolutions after it.
     """
 
     def __init__(
-        self, first: nn.Conv1d, group_norm: nn.GroupNorm | None, steps: Sequence[Step]
+        self, first: nn.Conv1d, norm: nn.GroupNorm | nn.LayerNorm, steps: Sequence[nn.Module]
     ) -> None:
         super().__init__()
-        self.first, self.group_norm, self.steps = first, group_norm, steps
+        self.first, self.norm, self.steps = first, norm, nn.ModuleList(steps)
 
     def forward(
         self, samples: Float[Tensor, "clips samples"]
@@ -67,25 +127,27 @@ class ConvolutionProducts(nn.Module):
         """Return the frames of clips of one length."""
         return torch.stack([self.frames(clip) for clip in samples]).transpose(1, 2)
 
-    def frames(self, samples: Float[Tensor, "samples"]) -> Float[Tensor, "frames width"]:
+    def frames(self, samples: Float[Tensor, "samples"]) -> Rows:
         """Return the frames of a clip."""
-        rows = samples[:, None]
-        if self.group_norm is not None:
-            rows = self._normalised_first(samples, self.group_norm)
+        rows = self._first(samples)
+        phases = rows[0::2], rows[1::2]
         for step in self.steps:
-            rows = applied(rows, step)
-        return rows
+            phases = step(*phases)
+        return joined(*phases)
 
-    def _normalised_first(
-        self, samples: Float[Tensor, "samples"], norm: nn.GroupNorm
-    ) -> Float[Tensor, "frames channels"]:
-        """Return the first convolution, its group norm and GELU as one product."""
+    def _first(self, samples: Float[Tensor, "samples"]) -> Rows:
+        """Return the first convolution, its norm and GELU."""
         kernel, stride = self.first.kernel_size[0], self.first.stride[0]
+        weight = self.first.weight[:, 0]
+        if isinstance(self.norm, nn.LayerNorm):
+            windows = samples.unfold(0, kernel, stride)
+            rows = functional.linear(windows, weight, self.first.bias)
+            return functional.gelu(self.norm(rows))
         # A constant offset moves each channel by a constant, which the norm takes away again.
         centred = samples.double() - samples.double().mean()
-        windows = centred.unfold(0, kernel, stride)
-        weight, bias = folded(self.first.weight[:, 0].double(), norm, windows)
-        return times(windows.float(), weight.float(), bias.float(), gelu=True)
+        precise = centred.unfold(0, kernel, stride)
+        folded_weight, bias = folded(weight.double(), self.norm, precise)
+        return times(precise.float(), folded_weight.float(), bias.float(), gelu=True)
 
 
 def folded(
@@ -101,28 +163,19 @@ def folded(
     return weight * scale[:, None], norm.bias.double() - (weight @ mean) * scale
 
 
-def applied(rows: Float[Tensor, "frames channels"], step: Step) -> Float[Tensor, "made width"]:
-    """Return one convolution of the rows, through its norm and GELU."""
-    made = (rows.shape[0] - step.kernel) // step.stride + 1
-    rows = step.product(windows_of(rows.contiguous(), made, step.kernel, step.stride))[:made]
-    if step.norm is None:
-        return rows
-    return functional.gelu(step.norm(rows))
+def joined(even: Rows, odd: Rows) -> Rows:
+    """Return rows by turns from the two, which begin with an even one."""
+    rows = even.new_empty(len(even) + len(odd), even.shape[1])
+    rows[0::2], rows[1::2] = even, odd
+    return rows
 
 
-def windows_of(
-    rows: Float[Tensor, "frames channels"], made: int, kernel: int, stride: int
-) -> Float[Tensor, "rounded kernel_x_channels"]:
-    """Return every `kernel` rows in steps of `stride`, side by side, and zeros to a round number.
-
-    Where kernel and stride are equal and the number is round, no value is copied.
-    """
-    width = rows.shape[1]
-    view = rows.as_strided((made, kernel * width), (stride * width, 1))
-    if made % ROUNDED == 0 or made < ROUNDED:
-        return view.contiguous()
-    space = rows.new_zeros(made + -made % ROUNDED, kernel * width)
-    space[:made] = view
+def rounded(windows: Float[Tensor, "made values"]) -> Float[Tensor, "rounded values"]:
+    """Return rows, copied, and zeros after them to a round number."""
+    more = -len(windows) % ROUNDED if len(windows) > ROUNDED else 0
+    space = windows.new_empty(len(windows) + more, windows.shape[1])
+    space[: len(windows)] = windows
+    space[len(windows) :] = 0
     return space
 
 
@@ -132,12 +185,11 @@ def as_products(stack: Any, dtype: torch.dtype) -> nn.Module | None:
     None where the extractor is built in another way than described above, runs on another device
     or in half precision, or the products say something else than it does.
     """
-    try:
-        found = _read(list(stack.conv_layers))
-    except AttributeError:
-        return None
     on_cpu = next(stack.parameters()).device.type == "cpu"
-    if found is None or not on_cpu or dtype != torch.float32 or not available(dtype):
+    if not on_cpu or dtype != torch.float32 or not available(dtype):
+        return None
+    found = _read(list(stack.conv_layers))
+    if found is None:
         return None
     generator = torch.Generator().manual_seed(0)
     sound = 0.1 * torch.randn(1, 4000, generator=generator) + 0.01
@@ -150,22 +202,16 @@ def as_products(stack: Any, dtype: torch.dtype) -> nn.Module | None:
 
 def _read(layers: list[Any]) -> ConvolutionProducts | None:
     """Return the products of convolution layers, or None where one is of an unknown build."""
-    first = layers[0]
-    norm = getattr(first, "layer_norm", None)
-    grouped = isinstance(norm, nn.GroupNorm)
-    if grouped and norm.num_groups != norm.num_channels:
+    norms: list[Any] = [getattr(layer, "layer_norm", None) for layer in layers]
+    first = norms[0]
+    grouped = isinstance(first, nn.GroupNorm) and first.num_groups == first.num_channels
+    known = all(norm is None or isinstance(norm, nn.LayerNorm) for norm in norms[1:])
+    if not (known and (grouped or isinstance(first, nn.LayerNorm))):
         return None
-    steps = []
-    for layer in layers[1:] if grouped else layers:
-        norm_after = getattr(layer, "layer_norm", None)
-        if not isinstance(norm_after, nn.LayerNorm | None):
-            return None
-        steps.append(_step(layer.conv, norm_after))
-    return ConvolutionProducts(first.conv, norm if grouped else None, steps)
+    steps = [_step(layer.conv, norm) for layer, norm in zip(layers[1:], norms[1:], strict=True)]
+    return ConvolutionProducts(layers[0].conv, first, steps)
 
 
-def _step(convolution: nn.Conv1d, norm: nn.LayerNorm | None) -> Step:
-    weight = convolution.weight.detach()
-    matrix = weight.transpose(1, 2).reshape(len(weight), -1)
-    product = PackedLinear(matrix, convolution.bias, gelu=norm is None)
-    return Step(convolution.kernel_size[0], convolution.stride[0], product, norm)
+def _step(convolution: nn.Conv1d, norm: nn.LayerNorm | None) -> nn.Module:
+    shape = convolution.kernel_size[0], convolution.stride[0]
+    return PairedStep(convolution, norm) if shape == (3, 2) else Step(convolution, norm)
