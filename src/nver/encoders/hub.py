@@ -1,15 +1,16 @@
 """Where a published model lies on this machine: a local folder, or the hub's cache.
 
 A checkpoint is named by a folder or by a hub id (``facebook/wav2vec2-base``). Files of a hub id are
-downloaded once, by `huggingface_hub`, and used from its cache afterwards; with $HF_HUB_OFFLINE
-nothing is asked of the network. safetensors are preferred; ``pytorch_model.bin`` is read where
-there is nothing else (as tensors only: `torch.load` with ``weights_only``).
+downloaded once, by `huggingface_hub`, and used from its cache afterwards, where the network is not
+asked any more; with $HF_HUB_OFFLINE it never is. Size and licence are said before a download, and
+the SHA-256 of large files is verified after it. safetensors are preferred; ``pytorch_model.bin`` is
+read where there is nothing else (as tensors only: `torch.load` with ``weights_only``).
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
+import importlib.util
 import re
 import textwrap
 from contextlib import suppress
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nver.encoders.checkpoint import CONFIG_FILE, WEIGHTS_FILE, read_json, sha256_of
+from nver.encoders.network import announce, megabytes, offline
 from nver.errors import CheckpointError
 from nver.home import weights_folders
 from nver.registry import require
@@ -28,6 +30,8 @@ WEIGHTS_FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+SHA256 = re.compile(r"[0-9a-f]{64}")
+MODEL_PAGE = "see the model's page"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -58,7 +62,9 @@ class Model:
         return sum(path.stat().st_size for path in self.weights)
 
 
-def find_model(encoder: str, checkpoint: str | Path, extra: str) -> Model:
+def find_model(
+    encoder: str, checkpoint: str | Path, extra: str, *, licence: str = MODEL_PAGE
+) -> Model:
     """Return the files of a model.
 
     Parameters
@@ -70,6 +76,8 @@ def find_model(encoder: str, checkpoint: str | Path, extra: str) -> Model:
         revision (branch, tag or commit) may follow.
     extra : str
         The extra that brings `huggingface_hub`.
+    licence : str
+        Of the weights, said before they are downloaded.
 
     Raises
     ------
@@ -85,7 +93,8 @@ def find_model(encoder: str, checkpoint: str | Path, extra: str) -> Model:
             return local_model(encoder, name, folder)
     repository, _, revision = name.partition("@")
     if HUB_ID.fullmatch(repository):
-        return hub_model(encoder, repository, revision or None, extra)
+        require("huggingface_hub", extra)
+        return hub_model(encoder, repository, revision or None, licence)
     raise CheckpointError(
         f"Encoder '{encoder}' needs a folder with {CONFIG_FILE} and {WEIGHTS_FILE}, or a hub id "
         f"such as facebook/wav2vec2-base; '{name}' is neither."
@@ -133,43 +142,166 @@ def parts_of(weights: Path) -> list[str]:
     return names
 
 
-def offline() -> bool:
-    """Return whether $HF_HUB_OFFLINE forbids the network."""
-    return os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
+def cached_model(repository: str, revision: str | None) -> Model | None:
+    """Return a model of the hub's cache, if all of it is there; the network is not asked.
+
+    Raises
+    ------
+    CheckpointError
+        If an index in the cache lists no shards.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    def here(file: str) -> Path | None:
+        found = try_to_load_from_cache(repository, file, revision=revision)
+        return Path(found) if isinstance(found, str) else None
+
+    config = here(CONFIG_FILE)
+    for candidate in () if config is None else WEIGHTS_FILES:
+        listed = here(candidate)
+        parts = [] if listed is None else [here(part) for part in parts_of(listed)]
+        weights = tuple(part for part in parts if part is not None)
+        if config is not None and weights and len(weights) == len(parts):
+            return Model(repository, config.parent, weights, config.parent.name)
+    return None
 
 
-def hub_model(encoder: str, repository: str, revision: str | None, extra: str) -> Model:
-    """Return a model of the hub, downloaded where needed; its revision is the commit."""
-    require("huggingface_hub", extra)
-    from huggingface_hub import hf_hub_download
+def local_or_cached(checkpoint: str | Path) -> Path | None:
+    """Return the folder of a model that is on this machine, or None; no weights are read."""
+    given, name = Path(checkpoint).expanduser(), str(checkpoint)
+    for folder in (given, *(place / name for place in weights_folders())):
+        if folder.is_dir():
+            return folder if any((folder / file).is_file() for file in WEIGHTS_FILES) else None
+    repository, _, revision = name.partition("@")
+    if not HUB_ID.fullmatch(repository) or importlib.util.find_spec("huggingface_hub") is None:
+        return None
+    model = cached_model(repository, revision or None)
+    return None if model is None else model.folder
+
+
+def hub_model(encoder: str, repository: str, revision: str | None, licence: str) -> Model:
+    """Return a model of the hub, from its cache or downloaded; its revision is the commit.
+
+    Raises
+    ------
+    CheckpointError
+        If it cannot be had, or a downloaded file has the wrong checksum.
+    """
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+
+    cached = cached_model(repository, revision)
+    if cached is not None:
+        known = try_to_load_from_cache(repository, PREPROCESSOR_FILE, revision=revision)
+        if known is None and not offline():  # whoever cached the weights may not have asked for it
+            with suppress(Exception):
+                hf_hub_download(repository, PREPROCESSOR_FILE, revision=cached.revision)
+        return cached
+    if offline():
+        have = try_to_load_from_cache(repository, CONFIG_FILE, revision=revision)
+        raise CheckpointError(
+            f"The weights of '{repository}' could not be had: none of {', '.join(WEIGHTS_FILES)} "
+            "is whole in the hub's cache, and HF_HUB_OFFLINE forbids the network."
+            if isinstance(have, str)
+            else f"Encoder '{encoder}' found no model '{repository}' in the hub's cache "
+            "(HF_HUB_OFFLINE is set), and no folder of that name: unset it, or pass a folder."
+        )
+    try:
+        folder = Path(hf_hub_download(repository, CONFIG_FILE, revision=revision)).parent
+    except Exception as error:  # of the hub, its client, or the HTTP library below it
+        raise CheckpointError(
+            f"Encoder '{encoder}' found no model '{repository}' on the hub, and no folder of that "
+            f"name: {refusal(repository, error)}"
+        ) from error
+    with suppress(Exception):  # optional: the encoder says what it assumes without it
+        hf_hub_download(repository, PREPROCESSOR_FILE, revision=folder.name)
+    try:
+        weights = downloaded(repository, folder, licence)
+    except CheckpointError:
+        raise
+    except Exception as error:
+        raise CheckpointError(
+            f"The weights of '{repository}' could not be had: {refusal(repository, error)}"
+        ) from error
+    return Model(repository, folder, weights, folder.name)
+
+
+def downloaded(repository: str, folder: Path, licence: str) -> tuple[Path, ...]:
+    """Return the weights of a model, downloaded and verified, after saying how large they are.
+
+    Raises
+    ------
+    CheckpointError
+        If the model has none, or one has the wrong checksum; then it is removed.
+    Exception
+        Whatever the hub's client raises.
+    """
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
     from huggingface_hub.errors import EntryNotFoundError
 
-    def fetched(file: str) -> Path:
-        return Path(
-            hf_hub_download(repository, file, revision=revision, local_files_only=offline())
-        )
-
-    failures = (EntryNotFoundError, OSError, ValueError)  # network, HTTP and offline are OSErrors
-    try:
-        folder = fetched(CONFIG_FILE).parent
-    except failures as error:
-        where = "the hub's cache (HF_HUB_OFFLINE is set)" if offline() else "the hub"
-        raise CheckpointError(
-            f"Encoder '{encoder}' found no model '{repository}' in {where}, and no folder of that "
-            f"name: {one_line(error)}"
-        ) from error
-    with suppress(*failures):  # optional: the encoder says what it assumes without it
-        fetched(PREPROCESSOR_FILE)
+    commit = folder.name
     for candidate in WEIGHTS_FILES:
         try:
-            weights = tuple(fetched(part) for part in parts_of(fetched(candidate)))
-        except failures:
+            get_hf_file_metadata(hf_hub_url(repository, candidate, revision=commit))
+        except EntryNotFoundError:
             continue
-        return Model(repository, folder, weights, folder.name)
+        names = [candidate]
+        if candidate.endswith(".index.json"):
+            names = parts_of(Path(hf_hub_download(repository, candidate, revision=commit)))
+        urls = [hf_hub_url(repository, name, revision=commit) for name in names]
+        facts = [get_hf_file_metadata(url) for url in urls]
+        sizes = [fact.size for fact in facts]
+        total = None if None in sizes else sum(size or 0 for size in sizes)
+        announce(f"the model {repository}", megabytes(total), licence, urls[0], folder)
+        paths = [Path(hf_hub_download(repository, name, revision=commit)) for name in names]
+        for path, fact in zip(paths, facts, strict=True):
+            verify(path, fact.etag)
+        return tuple(paths)
     raise CheckpointError(
         f"The weights of '{repository}' could not be had: none of {', '.join(WEIGHTS_FILES)} is in "
         f"{folder} or can be downloaded."
     )
+
+
+def verify(path: Path, etag: str | None) -> None:
+    """Refuse a downloaded file whose SHA-256 is not its ETag, which of large files is one.
+
+    Raises
+    ------
+    CheckpointError
+        If it is not; the file is removed.
+    """
+    if etag is None or not SHA256.fullmatch(etag):
+        return
+    found = sha256_of(path)
+    if found != etag:
+        path.resolve().unlink(missing_ok=True)  # the cache holds links to its files
+        path.unlink(missing_ok=True)
+        raise CheckpointError(
+            f"{path} must have SHA-256 {etag}, what came has {found}: it is removed. Run it again."
+        )
+
+
+def refusal(repository: str, error: Exception) -> str:
+    """Return why the hub did not give a model, and what to do, in one line."""
+    from huggingface_hub import errors
+
+    reasons = (
+        (
+            errors.GatedRepoError,
+            f"it is gated: accept its conditions on its page ({repository}) and set HF_TOKEN.",
+        ),
+        (
+            errors.RepositoryNotFoundError,
+            "the hub knows no such model, or it is private: check the name, or set HF_TOKEN.",
+        ),
+        (errors.RevisionNotFoundError, "the hub knows no such revision of it."),
+        (errors.LocalEntryNotFoundError, "the hub cannot be reached. Pass a folder, or try again."),
+        (errors.EntryNotFoundError, f"it has no {CONFIG_FILE}."),
+    )
+    for kind, reason in reasons:
+        if isinstance(error, kind):
+            return reason
+    return f"{one_line(error)}"
 
 
 def one_line(error: BaseException, most: int = 200) -> str:

@@ -30,8 +30,9 @@ from torch.nn import functional
 from nver.audio import Waveform
 from nver.encoders.base import Encoder, EncoderCard
 from nver.encoders.kaldi import FilterBank
+from nver.encoders.remote import TowerKind, find_tower
 from nver.encoders.sinc import RESAMPLER, resample
-from nver.encoders.tower import Tower, find_file, read_tower
+from nver.encoders.tower import Tower, read_tower
 from nver.encoders.vit import Block, Transformer, layer_norm, patches, with_class_token
 from nver.errors import CheckpointError
 from nver.registry import unknown
@@ -42,6 +43,10 @@ CITATION = (
     "Girdhar et al., ImageBind: one embedding space to bind them all, CVPR 2023, arXiv:2305.05665"
 )
 FOLDERS = ("imagebind", "imagebind_huge", "imagebind-huge")
+SOURCES = (
+    "nielsr/imagebind-huge",
+    "https://dl.fbaipublicfiles.com/imagebind/imagebind_huge.pth",
+)
 REPRESENTATIONS = {
     "projected": "class token in the joint space, at length 20",
     "trunk": "class token after the last layer norm",
@@ -142,6 +147,20 @@ def checked_shapes(tower: Tower) -> dict[str, tuple[int, ...]]:
     return network_shapes(width, depth or max(1, len(numbers)), hidden, dim)
 
 
+def check(tower: Tower) -> None:
+    """Refuse a tower that is not ImageBind's.
+
+    Raises
+    ------
+    CheckpointError
+        If a tensor is missing, unexpected or misshaped.
+    """
+    tower.check(checked_shapes(tower))
+
+
+TOWER = TowerKind("imagebind", FOLDERS, LICENCE, SOURCES, is_audio, check, {})
+
+
 def _audio(tower: Tower, name: str) -> int | None:
     """Return what ``config.json`` says of the audio tower, in any of its published layouts."""
     places = (("audio", name), (f"audio_{name}",), ("config", f"audio_{name}"))
@@ -171,10 +190,11 @@ class ImageBindEncoder(Encoder):
 
     Parameters
     ----------
-    checkpoint : path, optional
+    checkpoint : path or str, optional
         ``imagebind_huge.pth``, a safetensors file with its audio tensors, or a folder with one of
-        them; without it, ``imagebind`` or ``imagebind_huge`` in $NVER_WEIGHTS and
-        NVER_HOME/weights.
+        them; a hub id or an address of such a file. Without it, ``imagebind`` or
+        ``imagebind_huge`` in $NVER_WEIGHTS and NVER_HOME/weights, else what is published is
+        downloaded, see `nver.encoders.remote`.
     representation : {"projected", "trunk"}
         The joint space (1024 values: the mean over the windows of vectors of length 20, so its
         length is at most 20), or the class token before the projection (768 values, mean over the
@@ -214,9 +234,8 @@ class ImageBindEncoder(Encoder):
         for kind, value, known in options:
             if value not in known:
                 raise unknown(f"{kind} of 'imagebind'", value, known)
-        path = find_file("imagebind", FOLDERS, checkpoint, LICENCE)
-        tower = read_tower("imagebind", path, is_audio)
-        tower.check(checked_shapes(tower))
+        tower = read_tower("imagebind", find_tower(TOWER, checkpoint), is_audio)
+        check(tower)
         tower.keep()
         self._representation, self._in_place = representation, bool(in_place)
         self._weights = {

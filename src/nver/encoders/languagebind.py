@@ -32,8 +32,9 @@ from torch.nn import functional
 from nver.audio import Waveform
 from nver.encoders import languagebind_weights as layout
 from nver.encoders.base import Encoder, EncoderCard
+from nver.encoders.remote import TowerKind, find_tower
 from nver.encoders.sinc import RESAMPLER, resample
-from nver.encoders.tower import Tower, find_file, read_tower
+from nver.encoders.tower import Tower, read_tower
 from nver.encoders.vit import Transformer, layer_norm, patches, with_class_token
 from nver.registry import unknown
 from nver.shapes import Embeddings, Mono
@@ -47,6 +48,7 @@ CITATION = (
     "language-based semantic alignment, ICLR 2024, arXiv:2310.01852"
 )
 FOLDERS = ("languagebind", "LanguageBind_Audio_FT", "LanguageBind_Audio")
+SOURCES = ("LanguageBind/LanguageBind_Audio_FT",)
 REPRESENTATIONS = {
     "projected": "class token in the joint space",
     "normalised": "class token in the joint space, at length 1",
@@ -86,15 +88,31 @@ def starts(possible: int, rule: str, seed: int) -> list[int]:
     return [int(draw.choice(third)) for third in thirds]
 
 
+def check(tower: Tower) -> None:
+    """Refuse a tower that is not LanguageBind's.
+
+    Raises
+    ------
+    CheckpointError
+        If a tensor is missing, unexpected or misshaped, or the configuration makes no sense.
+    """
+    tower = layout.canonical(tower)
+    tower.check(layout.checked_shapes(tower, layout.read_recipe(tower)))
+
+
+TOWER = TowerKind("languagebind", FOLDERS, LICENCE, SOURCES, layout.is_audio, check, {})
+
+
 class LanguageBindEncoder(Encoder):
     """The audio tower of LanguageBind.
 
     Parameters
     ----------
-    checkpoint : path, optional
-        A folder with ``pytorch_model.bin`` (or safetensors) and ``config.json``, or such a file;
-        without it, ``languagebind``, ``LanguageBind_Audio_FT`` or ``LanguageBind_Audio`` in
-        $NVER_WEIGHTS and NVER_HOME/weights.
+    checkpoint : path or str, optional
+        A folder with ``pytorch_model.bin`` (or safetensors) and ``config.json``, or such a file; a
+        hub id or an address of such a file. Without it, ``languagebind``,
+        ``LanguageBind_Audio_FT`` or ``LanguageBind_Audio`` in $NVER_WEIGHTS and
+        NVER_HOME/weights, else what is published is downloaded, see `nver.encoders.remote`.
     representation : {"projected", "normalised", "trunk"}
         The joint space as the projection gives it (768 values), the same brought to length 1, or
         the class token before the projection (1024 values).
@@ -136,10 +154,10 @@ class LanguageBindEncoder(Encoder):
         for kind, value, known in options:
             if value not in known:
                 raise unknown(f"{kind} of 'languagebind'", value, known)
-        path = find_file("languagebind", FOLDERS, checkpoint, LICENCE)
+        path = find_tower(TOWER, checkpoint)
         tower = layout.canonical(read_tower("languagebind", path, layout.is_audio))
+        check(tower)
         recipe = layout.read_recipe(tower)
-        tower.check(layout.checked_shapes(tower, recipe))
         tower.keep()
         self._representation, self._windows, self._seed = representation, windows, seed
         self._recipe = recipe

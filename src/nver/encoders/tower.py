@@ -4,7 +4,8 @@ Published checkpoints hold every modality: of ImageBind's 4.8 GB, 345 MB hear. O
 the audio tower are read. From a PyTorch file (``.pth``, ``.bin``) they are read as tensors only,
 with ``weights_only``: nothing in it is ever executed. They are then kept as safetensors in
 ``NVER_HOME/weights/ENCODER/``; from then on only the list of checksums of the large file is read.
-Without a checkpoint the encoder finds what was kept there, so the large file may be deleted.
+Without a checkpoint the encoder finds what was kept there, so the large file may be deleted. What
+comes over the network is kept there too, see `nver.encoders.remote`.
 
 - What is kept is named after the content of the source: a digest of the sizes and checksums that a
   PyTorch file lists of its tensors, or SHA-256 of the whole file where it has no such list.
@@ -120,31 +121,82 @@ class Tower:
 
     def keep(self) -> None:
         """Keep the tensors in NVER_HOME, whole or not at all, unless they are there."""
-        if self.copy is None:
-            return
+        if self.copy is not None:
+            with suppress(OSError):  # full or read-only: the source is read again next time
+                self.write(self.copy, self.path.name, {})
+
+    def write(self, target: Path, source: str, facts: Mapping[str, str]) -> None:
+        """Write the tensors as safetensors, whole or not at all.
+
+        Parameters
+        ----------
+        target : Path
+            The file.
+        source : str
+            Where they come from, for its metadata.
+        facts : mapping of str to str
+            More of its metadata.
+
+        Raises
+        ------
+        OSError
+            If the disk is full or the folder cannot be written.
+        """
         from safetensors import SafetensorError
         from safetensors.torch import save_file
 
-        temporary = self.copy.with_name(f".tmp-{secrets.token_hex(8)}")
-        facts = {
+        temporary = target.with_name(f".tmp-{secrets.token_hex(8)}")
+        said = {
             CONFIG_KEY: json.dumps(dict(self.config)),
             REVISION_KEY: self.revision,
-            "nver.source": self.path.name,
+            "nver.source": source,
+            **facts,
         }
+        target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            self.copy.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                save_file(self.tensors, temporary, metadata=facts)
-                shutil.copymode(self.path, temporary)  # readable to whom the source is
-                os.replace(temporary, self.copy)  # noqa: PTH105 - as atomic as its name says
-            finally:
-                temporary.unlink(missing_ok=True)
-        except (OSError, SafetensorError):
-            return  # a full or read-only disk: the source is read again next time, nothing is lost
+            save_file(self.tensors, temporary, metadata=said)
+            shutil.copymode(self.path, temporary)  # readable to whom the source is
+            os.replace(temporary, target)  # noqa: PTH105 - as atomic as its name says
+        except SafetensorError as error:
+            raise OSError(one_line(error)) from error
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def find_file(encoder: str, names: Sequence[str], given: str | Path | None, licence: str) -> Path:
     """Return the file with a checkpoint's tensors.
+
+    Parameters
+    ----------
+    encoder, names, given
+        As in `local_file`.
+    licence : str
+        Of the weights, for the message.
+
+    Raises
+    ------
+    CheckpointError
+        If there is none, or a folder holds several and none has a published name.
+    """
+    found = local_file(encoder, names, given)
+    if found is not None:
+        return found
+    if given is not None:
+        raise CheckpointError(
+            f"Encoder '{encoder}' needs a checkpoint: a file ({', '.join(KINDS)}) or a folder with "
+            f"one; {given} is neither."
+        )
+    raise CheckpointError(
+        f"No checkpoint for encoder '{encoder}' (licence {licence}): looked for a folder "
+        f"{' or '.join(names)} in {', '.join(map(str, weights_folders()))}. "
+        f"Pass its file or folder (-e {encoder}=PATH) or list the folder above it in $NVER_WEIGHTS."
+    )
+
+
+def local_file(
+    encoder: str, names: Sequence[str], given: str | Path | None, published: Sequence[str] = ()
+) -> Path | None:
+    """Return the local file with a checkpoint's tensors, or None; no weights are read.
 
     Parameters
     ----------
@@ -154,13 +206,13 @@ def find_file(encoder: str, names: Sequence[str], given: str | Path | None, lice
         Sub-folder names to look for in `nver.home.weights_folders`, in order.
     given : path or None
         A file or a folder that the user named, or its name below one of those folders.
-    licence : str
-        Of the weights, for the message.
+    published : sequence of str
+        Names of files that are taken where a folder holds several.
 
     Raises
     ------
     CheckpointError
-        If there is none, or a folder holds several and none has a published name.
+        If a folder holds none, or several and none has a published name.
     """
     places = weights_folders()
     if given is not None:
@@ -168,23 +220,16 @@ def find_file(encoder: str, names: Sequence[str], given: str | Path | None, lice
             if path.is_file():
                 return path
             if path.is_dir():
-                return file_in(encoder, path)
-        raise CheckpointError(
-            f"Encoder '{encoder}' needs a checkpoint: a file ({', '.join(KINDS)}) or a folder with "
-            f"one; {given} is neither."
-        )
+                return file_in(encoder, path, published)
+        return None
     for place in places:
         for name in names:
             if any(path.suffix in KINDS for path in (place / name).glob("[!.]*")):
-                return file_in(encoder, place / name)
-    raise CheckpointError(
-        f"No checkpoint for encoder '{encoder}' (licence {licence}): looked for a folder "
-        f"{' or '.join(names)} in {', '.join(map(str, places))}. "
-        f"Pass its file or folder (-e {encoder}=PATH) or list the folder above it in $NVER_WEIGHTS."
-    )
+                return file_in(encoder, place / name, published)
+    return None
 
 
-def file_in(encoder: str, folder: Path) -> Path:
+def file_in(encoder: str, folder: Path, published: Sequence[str] = ()) -> Path:
     """Return the checkpoint in a folder: one of the published names, or the only one of its kind.
 
     Raises
@@ -192,7 +237,7 @@ def file_in(encoder: str, folder: Path) -> Path:
     CheckpointError
         If there is none, or several.
     """
-    for name in KNOWN_FILES:
+    for name in (*KNOWN_FILES, *published):
         if (folder / name).is_file():
             return folder / name
     for kind in KINDS:
@@ -275,17 +320,29 @@ def from_torch(path: Path, wanted: Wanted) -> Tensors:
     CheckpointError
         If the file is damaged, or holds anything but a state dict.
     """
-    zipped = zipfile.is_zipfile(path)
     try:
-        damaged = zipfile.ZipFile(path).testzip() if zipped and listed(path) else None
-        # Only what is picked below is read from a mapped file; older files cannot be mapped.
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-    except Exception as error:  # a foreign file fails in any way; weights_only keeps it harmless
-        raise CheckpointError(
-            f"{path} is truncated or no PyTorch checkpoint ({one_line(error)}). Fetch it again."
-        ) from error
+        damaged = zipfile.ZipFile(path).testzip() if listed(path) else None
+    except Exception as error:  # a foreign file fails in any way
+        raise not_torch(path, error) from error
     if damaged is not None:
         raise CheckpointError(f"{path} is damaged (checksum of {damaged}). Fetch it again.")
+    return {name: own(value) for name, value in mapped(path, wanted).items()}
+
+
+def mapped(path: Path, wanted: Wanted) -> Tensors:
+    """Return the wanted tensors of a state dict, which change with the file; see `own`.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is truncated, or holds anything but a state dict.
+    """
+    try:
+        # Only what is used later is read from a mapped file; older files cannot be mapped.
+        mmap = zipfile.is_zipfile(path)
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except Exception as error:  # a foreign file fails in any way; weights_only keeps it harmless
+        raise not_torch(path, error) from error
     if not isinstance(state, Mapping) or not all(isinstance(name, str) for name in state):
         raise CheckpointError(
             f"{path} must hold a state dict (tensors by name), it holds a {type(state).__name__}."
@@ -294,7 +351,14 @@ def from_torch(path: Path, wanted: Wanted) -> Tensors:
     strange = [name for name, value in tensors.items() if not isinstance(value, Tensor)]
     if strange:
         raise CheckpointError(f"{path} must hold tensors, {strange[0]} is none.")
-    return {name: own(value) for name, value in tensors.items()}
+    return tensors
+
+
+def not_torch(path: Path, error: Exception) -> CheckpointError:
+    """Return the error for a file that `torch.load` cannot read."""
+    return CheckpointError(
+        f"{path} is truncated or no PyTorch checkpoint ({one_line(error)}). Fetch it again."
+    )
 
 
 def own(tensor: Tensor) -> Tensor:
