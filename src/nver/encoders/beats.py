@@ -309,10 +309,8 @@ class BEATsEncoder(Encoder):
         bias = network.bias(tokens.shape[1])
         return chosen_states(
             tokens,
-            [
-                lambda x, number=number: network.layer(x, number, bias)
-                for number in range(network.recipe.layers)
-            ],
+            lambda x, number: network.layer(x, number, bias),
+            network.recipe.layers,
             network.leave,
             self._readout.states,
         )

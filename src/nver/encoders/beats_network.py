@@ -199,7 +199,7 @@ class Network:
             for part in ("q", "k", "v")
         )
         maps = functional.linear(query, *pair(self.weights, f"{name}grep_linear"))
-        gates = maps.unflatten(-1, (2, GATES // 2)).sum(-1).sigmoid()
+        gates = maps.view(*maps.shape[:-1], 2, GATES // 2).sum(-1).sigmoid()
         gate = gates[..., :1] * (gates[..., 1:] * self.weights[f"{name}grep_a"] - 1.0) + 2.0
         heard = functional.scaled_dot_product_attention(query, key, value, attn_mask=gate * bias)
         joined = heard.transpose(1, 2).flatten(2)

@@ -283,15 +283,17 @@ class DashengEncoder(Encoder):
         return embed_windows(clips, self._states, self._readout)
 
     def windows(self, spectrogram: Float32[np.ndarray, "frames mels"]) -> list[Window]:
-        """Return the windows of a clip: whole patches only."""
-        whole = spectrogram[: len(spectrogram) // PATCH * PATCH]
+        """Return the windows of a clip: whole patches only, or zeros after the last."""
+        padded = self._last == "padded" and len(spectrogram) > self._window
         found = []
-        for part in (whole[window] for window in slices(len(whole), self._window)):
-            missing = self._window - len(part)
-            seen = part
-            if self._last == "padded" and len(whole) > self._window:
-                seen = np.pad(part, ((0, missing), (0, 0)))
-            found.append(Window(seen, len(part) // PATCH))
+        for part in (spectrogram[window] for window in slices(len(spectrogram), self._window)):
+            tokens = len(part) // PATCH
+            if padded:
+                seen = np.pad(part, ((0, self._window - len(part)), (0, 0)))
+            else:
+                seen = part[: tokens * PATCH]
+            if tokens:
+                found.append(Window(seen, tokens))
         return found
 
     def tokens(
@@ -311,10 +313,11 @@ class DashengEncoder(Encoder):
 
     def _states(self, spectrograms: Float32[Tensor, "windows frames mels"]) -> list[Tensor]:
         weights = self._weights
-        norm = pair(weights, "norm")
+        norm, trunk = pair(weights, "norm"), self._trunk
         return chosen_states(
             self.tokens(spectrograms.to(norm[0])),
-            [lambda x, block=block: self._trunk.through(x, block) for block in self._trunk.blocks],
+            lambda x, number: trunk.through(x, trunk.blocks[number]),
+            len(trunk.blocks),
             lambda x: layer_norm(x, norm, BLOCK_EPS),
             self._readout.states,
         )

@@ -273,9 +273,11 @@ class EATEncoder(Encoder):
         return layer_norm(torch.cat([first, found], dim=1), pair(weights, "pre_norm"), self._eps)
 
     def _states(self, spectrograms: Float32[Tensor, "windows frames mels"]) -> list[Tensor]:
+        trunk = self._trunk
         return chosen_states(
             self.tokens(spectrograms.to(self._weights["extra_tokens"])),
-            [lambda x, block=block: self._trunk.through(x, block) for block in self._trunk.blocks],
+            lambda x, number: trunk.through(x, trunk.blocks[number]),
+            len(trunk.blocks),
             lambda x: x,
             self._readout.states,
         )

@@ -25,7 +25,6 @@ from nver.shapes import Embeddings
 MOST_FRAMES = 3200
 """In one forward pass: 32 s at 100 frames per second."""
 
-Layer = Callable[[Tensor], Tensor]
 States = Callable[[Tensor], "list[Tensor]"]
 
 
@@ -56,8 +55,9 @@ def slices(frames: int, most: int) -> list[slice]:
 
 def chosen_states(
     tokens: Float[Tensor, "windows tokens width"],
-    layers: Sequence[Layer],
-    last: Layer,
+    layer: Callable[[Tensor, int], Tensor],
+    layers: int,
+    last: Callable[[Tensor], Tensor],
     wanted: Sequence[int],
 ) -> list[Tensor]:
     """Return the wanted states of a stack of layers; no layer after the last of them is computed.
@@ -66,8 +66,11 @@ def chosen_states(
     ----------
     tokens : Tensor [windows, tokens, width]
         What enters the first layer: state 0.
-    layers : sequence of callable
-        State n is what the first n of them make of it.
+    layer : callable
+        What leaves the layer of a number (from 0), of what enters it: state n is what the first n
+        layers make of state 0.
+    layers : int
+        How many there are.
     last : callable
         Applied to the output of all layers: the norm that ends the network.
     wanted : sequence of int
@@ -76,9 +79,9 @@ def chosen_states(
     found = []
     for number in range(wanted[-1] + 1):
         if number:
-            tokens = layers[number - 1](tokens)
+            tokens = layer(tokens, number - 1)
         if number in wanted:
-            found.append(last(tokens) if number == len(layers) else tokens)
+            found.append(last(tokens) if number == layers else tokens)
     return found
 
 
