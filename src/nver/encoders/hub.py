@@ -32,6 +32,7 @@ WEIGHTS_FILES = (
 )
 SHA256 = re.compile(r"[0-9a-f]{64}")
 MODEL_PAGE = "see the model's page"
+NOT_FOUND = 404
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -194,6 +195,7 @@ def hub_model(encoder: str, repository: str, revision: str | None, licence: str)
         known = try_to_load_from_cache(repository, PREPROCESSOR_FILE, revision=revision)
         if known is None and not offline():  # whoever cached the weights may not have asked for it
             with suppress(Exception):
+                reach(repository, PREPROCESSOR_FILE, cached.revision)
                 hf_hub_download(repository, PREPROCESSOR_FILE, revision=cached.revision)
         return cached
     if offline():
@@ -206,6 +208,7 @@ def hub_model(encoder: str, repository: str, revision: str | None, licence: str)
             "(HF_HUB_OFFLINE is set), and no folder of that name: unset it, or pass a folder."
         )
     try:
+        reach(repository, CONFIG_FILE, revision)
         folder = Path(hf_hub_download(repository, CONFIG_FILE, revision=revision)).parent
     except Exception as error:  # of the hub, its client, or the HTTP library below it
         raise CheckpointError(
@@ -225,6 +228,21 @@ def hub_model(encoder: str, repository: str, revision: str | None, licence: str)
     return Model(repository, folder, weights, folder.name)
 
 
+def reach(repository: str, file: str, revision: str | None) -> None:
+    """Ask the hub for a file's facts, whatever it answers: without a network this fails at once.
+
+    Raises
+    ------
+    Exception
+        What the HTTP library raises where nobody answers.
+    """
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.errors import HfHubHTTPError
+
+    with suppress(HfHubHTTPError):
+        get_hf_file_metadata(hf_hub_url(repository, file, revision=revision))
+
+
 def downloaded(repository: str, folder: Path, licence: str) -> tuple[Path, ...]:
     """Return the weights of a model, downloaded and verified, after saying how large they are.
 
@@ -236,13 +254,15 @@ def downloaded(repository: str, folder: Path, licence: str) -> tuple[Path, ...]:
         Whatever the hub's client raises.
     """
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
-    from huggingface_hub.errors import EntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError
 
     commit = folder.name
     for candidate in WEIGHTS_FILES:
         try:
             get_hf_file_metadata(hf_hub_url(repository, candidate, revision=commit))
-        except EntryNotFoundError:
+        except HfHubHTTPError as error:
+            if error.response.status_code != NOT_FOUND:
+                raise
             continue
         names = [candidate]
         if candidate.endswith(".index.json"):
@@ -298,10 +318,14 @@ def refusal(repository: str, error: Exception) -> str:
         (errors.LocalEntryNotFoundError, "the hub cannot be reached. Pass a folder, or try again."),
         (errors.EntryNotFoundError, f"it has no {CONFIG_FILE}."),
     )
+    hidden = isinstance(error, errors.LocalEntryNotFoundError) and error.__cause__ is not None
+    cause = error.__cause__ if hidden else error
     for kind, reason in reasons:
-        if isinstance(error, kind):
+        if isinstance(cause, kind):
             return reason
-    return f"{one_line(error)}"
+    if isinstance(cause, errors.HfHubHTTPError):
+        return f"the hub answers {cause.response.status_code} ({one_line(cause)})."
+    return f"the hub cannot be reached ({one_line(cause or error)}). Pass a folder, or try again."
 
 
 def one_line(error: BaseException, most: int = 200) -> str:

@@ -37,6 +37,9 @@ class Hosted:
     code: int = 302
 
 
+NOT_THERE = Hosted(status=404, headers={"X-Error-Code": "EntryNotFound"})
+
+
 @dataclass
 class Asked:
     method: str
@@ -70,14 +73,18 @@ class Server:
         }
         for revision in ("main", COMMIT):
             place = f"/{repository}/resolve/{revision}/{file}"
-            self.files[place] = Hosted(redirect=blob, headers=facts)
+            # Another name of this machine: as the hub, it sends on to another host.
+            away = self.url.replace("127.0.0.1", "localhost") + blob
+            self.files[place] = Hosted(redirect=away, headers=facts)
         return self.files[blob]
 
     def hub_small(self, repository: str, file: str, data: bytes) -> None:
         """Host a small file as the hub does."""
         for revision in ("main", COMMIT):
             self.files[f"/{repository}/resolve/{revision}/{file}"] = Hosted(
-                data, headers={"X-Repo-Commit": COMMIT}
+                data,
+                f'"{hashlib.sha256(data).hexdigest()[:40]}"',
+                headers={"X-Repo-Commit": COMMIT},
             )
 
 
@@ -99,7 +106,7 @@ class Handler(BaseHTTPRequestHandler):
         path = self.path.partition("?")[0]
         asked = Asked(self.command, path, self.headers["Range"], self.headers["Authorization"])
         self.hosting.asked.append(asked)
-        hosted = self.hosting.files.get(path, Hosted(status=404))
+        hosted = self.hosting.files.get(path, NOT_THERE)
         time.sleep(hosted.seconds)
         if hosted.redirect is not None:
             facts = {"Location": hosted.redirect, "Content-Length": "0"}

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.unit.encoders.http_server import COMMIT, Hosted, Server, serving
 
-from nver.encoders.hub import find_model, offline
+from nver.encoders.fetching import available_locally, fetch
+from nver.encoders.hub import find_model, local_or_cached, one_line, verify
+from nver.encoders.network import offline
 from nver.errors import CheckpointError, MissingExtraError
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
+ID = "some-lab/burst-net"
+WEIGHTS = b"weights" * 3000
 
 
 def write(folder: Path, **files: str) -> Path:
@@ -131,3 +139,119 @@ def test_without_the_extra_it_says_how_to_install_it(
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'nver\[speech\]'"):
         find_model("net", "some-lab/burst-net", "speech")
+
+
+class TestDownloading:
+    @pytest.fixture
+    def server(self, tmp_path: Path, nver_home: Path, monkeypatch) -> Iterator[Server]:
+        """Host some-lab/burst-net as the hub does; the client's cache is this test's own."""
+        constants = pytest.importorskip("huggingface_hub.constants")
+        monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True, raising=False)
+        with serving() as running:
+            monkeypatch.setattr(constants, "ENDPOINT", running.url)
+            template = f"{running.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+            monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+            running.hub_small(ID, "config.json", b"{}")
+            yield running
+
+    def test_it_is_announced_verified_and_asked_for_once(
+        self, server: Server, caplog: pytest.LogCaptureFixture, monkeypatch
+    ):
+        server.hub(ID, "model.safetensors", WEIGHTS)
+        server.hub_small(ID, "preprocessor_config.json", b"{}")
+        assert local_or_cached(ID) is None
+        with caplog.at_level(logging.WARNING, "nver"):
+            model = find_model("net", ID, "speech", licence="CC BY-NC 4.0")
+        assert (model.revision, model.bytes) == (COMMIT, len(WEIGHTS))
+        assert model.weights[0].read_bytes() == WEIGHTS
+        (said,) = [entry.getMessage() for entry in caplog.records if "nver" in entry.name]
+        assert f"the model {ID}: 0.02 MB, licence CC BY-NC 4.0, from {server.url}" in said
+        before = len(server.asked)
+        assert find_model("net", ID, "speech") == model
+        assert find_model("net", f"{ID}@{COMMIT}", "speech") == model
+        assert available_locally("net", ID) == model.folder
+        assert fetch("net", ID, licence="MIT").already
+        assert len(server.asked) == before
+
+    def test_a_preprocessor_that_others_did_not_cache_is_fetched(self, server: Server, tmp_path):
+        repository = tmp_path / "hub" / "models--some-lab--burst-net"
+        (repository / "refs").mkdir(parents=True)
+        (repository / "refs" / "main").write_text(COMMIT)
+        folder = write(repository / "snapshots" / COMMIT, model__safetensors="x")
+        server.hub_small(ID, "preprocessor_config.json", b'{"do_normalize": true}')
+        assert find_model("net", ID, "speech").folder == folder
+        assert (folder / "preprocessor_config.json").read_text() == '{"do_normalize": true}'
+
+    def test_shards_are_announced_together(self, server: Server, caplog):
+        index = json.dumps({"weight_map": {"a": "part-1", "b": "part-2"}}).encode()
+        server.hub_small(ID, "model.safetensors.index.json", index)
+        server.hub(ID, "part-1", WEIGHTS)
+        server.hub(ID, "part-2", WEIGHTS + b"x")
+        with caplog.at_level(logging.WARNING, "nver"):
+            fetched = fetch("net", ID)
+        assert (fetched.bytes, fetched.already) == (2 * len(WEIGHTS) + 1, False)
+        assert f"the model {ID}: 0.04 MB, licence see the model's page" in caplog.text
+
+    def test_a_bin_file_is_taken_where_there_is_nothing_else(self, server: Server):
+        server.hub(ID, "pytorch_model.bin", WEIGHTS)
+        assert find_model("net", ID, "speech").weights[0].name == "pytorch_model.bin"
+
+    def test_a_wrong_checksum_removes_the_file(self, server: Server):
+        blob = server.hub(ID, "model.safetensors", WEIGHTS)
+        blob.data = WEIGHTS[:-1] + b"?"
+        with pytest.raises(CheckpointError, match=r"must have SHA-256 .* it is removed") as caught:
+            find_model("net", ID, "speech")
+        assert "\n" not in str(caught.value)
+        assert local_or_cached(ID) is None
+        blob.data = WEIGHTS
+        assert find_model("net", ID, "speech").weights[0].read_bytes() == WEIGHTS
+
+    @pytest.mark.parametrize(
+        ("status", "code", "message"),
+        [
+            (401, "RepoNotFound", "the hub knows no such model, or it is private"),
+            (403, "GatedRepo", r"it is gated: accept its conditions .* set HF_TOKEN\."),
+            (404, "RevisionNotFound", "the hub knows no such revision"),
+            (404, "EntryNotFound", r"it has no config\.json\."),
+            (400, "", "the hub answers .*400"),
+        ],
+    )
+    def test_refusals_are_one_line(self, server: Server, status: int, code: str, message: str):
+        for revision in ("main", COMMIT):
+            server.files[f"/{ID}/resolve/{revision}/config.json"] = Hosted(
+                status=status, headers={"X-Error-Code": code}
+            )
+        with pytest.raises(
+            CheckpointError, match=rf"found no model '{ID}' on the hub, .*: .*{message}"
+        ) as caught:
+            find_model("net", ID, "speech")
+        assert "\n" not in str(caught.value)
+
+    def test_a_model_without_weights(self, server: Server):
+        with pytest.raises(CheckpointError, match=rf"The weights of '{ID}' could not be had: none"):
+            find_model("net", ID, "speech")
+
+    def test_an_unreachable_hub(self, server: Server, monkeypatch):
+        from huggingface_hub import constants
+
+        began = time.monotonic()
+        template = "http://127.0.0.1:1/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        with pytest.raises(CheckpointError, match=r"on the hub, .* cannot be reached") as caught:
+            find_model("net", ID, "speech")
+        assert "\n" not in str(caught.value)
+        assert time.monotonic() - began < 5  # the client's own retries take longer
+
+
+def test_only_what_is_a_sha256_is_verified(tmp_path: Path):
+    path = tmp_path / "x"
+    path.write_bytes(b"x")
+    for etag in (None, "short", "0" * 40, hashlib.sha256(b"x").hexdigest()):
+        verify(path, etag)
+    assert path.exists()
+
+
+def test_a_message_of_many_lines_becomes_one():
+    assert one_line(OSError("a\nb")) == "a b"
