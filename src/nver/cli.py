@@ -1,4 +1,4 @@
-"""The command line: argument parsing and exit codes only; every command calls one Python function.
+"""The command line: exit codes and what is printed; every command calls one Python function.
 
 Exit codes: 0 done; 1 an error, said in one line (a traceback only with ``--debug``); 2 wrong usage;
 3 done, but some clips failed (listed in failures.csv); 130 interrupted.
@@ -16,206 +16,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from nver.arguments import parser
 from nver.errors import NverError
-from nver.registry import nearest
 
 if TYPE_CHECKING:
     from nver.config import Settings
 
 DONE, ERROR, USAGE, SOME_CLIPS_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
-
-
-class _Parser(argparse.ArgumentParser):
-    """argparse, with the nearest known name for a command or option that it does not know."""
-
-    def error(self, message: str) -> NoReturn:
-        parsers: list[argparse.ArgumentParser] = [self]
-        known: list[str] = []
-        for parser in parsers:
-            for action in parser._actions:
-                known += action.option_strings
-                if isinstance(action, argparse._SubParsersAction):
-                    known += action.choices
-                    parsers += action.choices.values()
-        words = message.replace(",", " ").replace("'", " ").split()
-        for word in words:
-            guess = nearest(word, known)
-            if word not in known and guess and word in sys.argv:
-                message += f". Did you mean '{guess}'?"
-                break
-        super().error(message)
-
-
-def _parser() -> argparse.ArgumentParser:
-    from nver import __version__
-
-    parser = _Parser(
-        prog="nver",
-        description="Which emotion does a laugh, a cry, a scream or a sigh express?",
-        epilog="First result in two minutes: nver demo. "
-        "Then: nver evaluate FOLDER -e spectral -e prosodic --out RUN",
-    )
-    parser.add_argument("--version", action="version", version=f"nver {__version__}")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    parser.set_defaults(debug=False)
-    commands = parser.add_subparsers(
-        dest="command", metavar="COMMAND", required=True, parser_class=_Parser
-    )
-
-    _demo_command(commands)
-    _listing_commands(commands)
-    _embed_command(commands)
-    _evaluate_command(commands)
-
-    report = commands.add_parser(
-        "report", help="rebuild the tables, figures and the page from a run's predictions"
-    )
-    report.add_argument("run_folder", type=Path, metavar="RUN")
-    report.set_defaults(run=_report)
-    for command in commands.choices.values():
-        command.add_argument(
-            "--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS
-        )
-    return parser
-
-
-def _demo_command(commands: Any) -> None:
-    demo = commands.add_parser(
-        "demo",
-        help="the whole main job on the embedded corpus",
-        description="Run the whole main job on the synthetic corpus (made by a synthesiser: scores "
-        "on it say nothing about people) with the two weight-free encoders.",
-    )
-    demo.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="RUN")
-    demo.add_argument(
-        "--jobs", type=_positive, metavar="N", help="processes (default: one per core)"
-    )
-    demo.set_defaults(run=_demo)
-
-
-def _listing_commands(commands: Any) -> None:
-    for name, what in (
-        ("encoders", "what turns clips into embeddings"),
-        ("corpora", "the corpora that nver can read, and where to get them"),
-        ("systems", "the heads, baselines and fusions that evaluate compares"),
-    ):
-        listing = commands.add_parser(name, help=what, description=f"List {what}.")
-        listing.add_argument("--json", action="store_true", help="as JSON")
-        listing.set_defaults(run=_listing)
-    commands.choices["corpora"].add_argument(
-        "corpus",
-        nargs="?",
-        metavar="CORPUS",
-        help="describe this one: counts, speakers, refused files",
-    )
-    _corpus_options(commands.choices["corpora"])
-
-
-def _embed_command(commands: Any) -> None:
-    embed = commands.add_parser(
-        "embed",
-        help="fill the embedding store",
-        description="Encode a corpus into the store. Resumes.",
-    )
-    _corpus_argument(embed)
-    _encoder_options(embed)
-    embed.add_argument("--json", action="store_true", help="print the counts as JSON")
-    embed.add_argument(
-        "--failures", type=Path, metavar="FILE", help="write the clips that failed to this CSV file"
-    )
-    embed.set_defaults(run=_embed)
-
-
-def _evaluate_command(commands: Any) -> None:
-    evaluate = commands.add_parser(
-        "evaluate",
-        help="cross-validate every system on a corpus and write the report",
-        description="Encode a corpus, cross-validate every encoder alone, baselines and fusions, "
-        "and write predictions.parquet, scores.json, run.json, failures.csv and report.html.",
-    )
-    _corpus_argument(evaluate)
-    _encoder_options(evaluate)
-    evaluate.add_argument(
-        "-s",
-        "--system",
-        action="append",
-        default=[],
-        metavar="SYSTEM",
-        help="only this system; repeatable",
-    )
-    evaluate.add_argument(
-        "--folds",
-        metavar="speaker|random|loso|column:NAME",
-        help="speaker-independent (default where speakers are known), random (the paper's), "
-        "leave one speaker out, or the manifest's own fold column",
-    )
-    evaluate.add_argument(
-        "-k", type=_positive, default=5, metavar="K", help="number of folds (default 5)"
-    )
-    evaluate.add_argument(
-        "--seeds",
-        type=_positive,
-        default=1,
-        metavar="N",
-        help="trainings per neural system (default 1)",
-    )
-    evaluate.add_argument(
-        "--pairs",
-        action="store_true",
-        help="fuse every pair of encoders, not only all of them together",
-    )
-    evaluate.add_argument(
-        "--allow-leak",
-        action="store_true",
-        help="go on although audio stands on both sides of a fold",
-    )
-    evaluate.add_argument(
-        "--jobs", type=_positive, metavar="N", help="processes (default: one per core)"
-    )
-    evaluate.add_argument(
-        "--out", type=Path, required=True, metavar="RUN", help="folder for the results"
-    )
-    evaluate.set_defaults(run=_evaluate)
-
-
-def _corpus_argument(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "corpus",
-        metavar="CORPUS",
-        help="a name (nver corpora), a folder with a sub-folder per label, or a manifest",
-    )
-    _corpus_options(parser)
-
-
-def _corpus_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--root", type=Path, metavar="DIR", help="where the named corpus lies")
-    parser.add_argument(
-        "--subset", metavar="NAME", help="a part of the corpus (asvp-esd: speech; vivae: core)"
-    )
-    parser.add_argument(
-        "--label-column", metavar="NAME", help="the manifest's column to predict (default: label)"
-    )
-
-
-def _encoder_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "-e",
-        "--encoder",
-        action="append",
-        required=True,
-        metavar="NAME[=CHECKPOINT][,KEY=VALUE...]",
-        help="an encoder (nver encoders), with its checkpoint (a local folder or a hub id) and its "
-        "options; repeatable",
-    )
-    parser.add_argument(
-        "--batch-size", type=_positive, default=32, metavar="N", help="clips a batch (default 32)"
-    )
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1, got '{text}'")
-    return int(text)
 
 
 def _settings(arguments: argparse.Namespace) -> Settings:
@@ -285,9 +92,33 @@ def _report(arguments: argparse.Namespace) -> int:
     return DONE
 
 
+def _fetch(arguments: argparse.Namespace) -> int:
+    from nver.config import EncoderChoice
+    from nver.encoders.fetching import fetch
+
+    choice = EncoderChoice.parse(arguments.name)
+    found = fetch(choice.name, choice.checkpoint)
+    if arguments.json:
+        print(json.dumps({"name": choice.name} | found.to_dict(), indent=1))
+    else:
+        print(found.sentence(choice.name))
+    return DONE
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from nver.config import EncoderChoice
+    from nver.encoders.conformance import check_encoder
+
+    report = check_encoder(EncoderChoice.parse(arguments.check).load())
+    print(json.dumps(report.to_dict(), indent=1) if arguments.json else report)
+    return DONE if report.passed else ERROR
+
+
 def _listing(arguments: argparse.Namespace) -> int:
     from nver import listings
 
+    if arguments.command == "encoders" and arguments.check:
+        return _check(arguments)
     if arguments.command == "corpora" and arguments.corpus:
         rows = listings.corpus(
             arguments.corpus, arguments.root, arguments.subset, arguments.label_column
@@ -296,6 +127,18 @@ def _listing(arguments: argparse.Namespace) -> int:
         rows = getattr(listings, arguments.command)()
     print(json.dumps(rows, indent=1, ensure_ascii=False) if arguments.json else listings.text(rows))
     return DONE
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "demo": _demo,
+    "encoders": _listing,
+    "corpora": _listing,
+    "systems": _listing,
+    "fetch": _fetch,
+    "embed": _embed,
+    "evaluate": _evaluate,
+    "report": _report,
+}
 
 
 class _Bars:
@@ -343,11 +186,10 @@ def _terminated_like_ctrl_c() -> Iterator[None]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
-    arguments = _parser().parse_args(argv)
-    command: Callable[[argparse.Namespace], int] = arguments.run
+    arguments = parser().parse_args(argv)
     try:
         with _terminated_like_ctrl_c():
-            return command(arguments)
+            return COMMANDS[arguments.command](arguments)
     except KeyboardInterrupt:
         print(
             "\nInterrupted. What was encoded is kept: the same command goes on from there.",

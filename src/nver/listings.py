@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +17,51 @@ Row = dict[str, Any]
 def encoders() -> list[Row]:
     """Return one row per known encoder: name, summary, dim, rate (Hz), modality, licence.
 
-    ``available`` is true where it can be built here without further arguments; otherwise ``reason``
-    says what is missing.
+    ``available`` is true where its checkpoint is on this machine, or it needs none; otherwise
+    ``reason`` says what is missing. Nothing is built, read or downloaded, except that an encoder of
+    another package is built to see its card.
     """
-    from nver.encoders import ENCODERS, LISTINGS
+    from nver.encoders import CATALOGUE, ENCODERS
 
     rows = []
     for name in ENCODERS.names():
-        facts = LISTINGS[name].to_dict() if name in LISTINGS else {}
-        rows.append({"name": name} | facts | _availability(name))
+        if name in CATALOGUE:
+            facts = CATALOGUE[name].to_dict()
+            facts["checkpoints"] = list(facts["checkpoints"])
+            del facts["folders"], facts["finds_itself"]
+            rows.append({"name": name} | facts | _here(name))
+        else:
+            rows.append({"name": name} | _built(name))
     return rows
 
 
-def _availability(name: str) -> Row:
+def _here(name: str) -> Row:
+    """Return whether an encoder of the catalogue can be used here without a download."""
+    from nver.encoders.catalogue import CATALOGUE, SPEECH, folder_here
+
+    entry = CATALOGUE[name]
+    if entry.modality == "weight-free":
+        return {"available": True, "reason": ""}
+    if SPEECH in entry.needs and importlib.util.find_spec("transformers") is None:
+        return {"available": False, "reason": "pip install 'nver[speech]'"}
+    folder = folder_here(name) or _cached(entry.checkpoints.values())
+    if folder is not None:
+        return {"available": True, "reason": "", "checkpoint": str(folder)}
+    if not entry.checkpoints:
+        return {"available": False, "reason": f"no checkpoint here: pass one, -e {name}=CHECKPOINT"}
+    size = f"{entry.megabytes} MB" if entry.megabytes else "size unknown"
+    reason = f"not downloaded yet ({size}): nver fetch {name}, or at its first use"
+    return {"available": False, "reason": reason}
+
+
+def _cached(sources: Iterable[str]) -> Path | None:
+    """Return the first of some models of the hub that is in its cache."""
+    from nver.encoders.hub import local_or_cached
+
+    return next(filter(None, map(local_or_cached, sources)), None)
+
+
+def _built(name: str) -> Row:
     from nver.encoders import load_encoder
 
     try:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from nver.encoders.base import Encoder, EncoderCard
+from nver.encoders.catalogue import CATALOGUE, checkpoint_of
+from nver.encoders.own import from_file, name_of_type
 from nver.errors import SettingsError
 from nver.registry import Registry
 
@@ -16,71 +17,32 @@ ENCODERS = Registry(
     table={
         "spectral": "nver.encoders.spectral:SpectralEncoder",
         "prosodic": "nver.encoders.prosodic:ProsodicEncoder",
+        "imagebind": "nver.encoders.imagebind:ImageBindEncoder",
+        "languagebind": "nver.encoders.languagebind:LanguageBindEncoder",
+        "wavlm": "nver.encoders.speech:wavlm",
+        "unispeech-sat": "nver.encoders.speech:unispeech_sat",
+        "wav2vec2": "nver.encoders.speech:wav2vec2",
+        "xls-r": "nver.encoders.speech:xls_r",
+        "mms": "nver.encoders.speech:mms",
+        "hubert": "nver.encoders.speech:hubert",
+        "data2vec-audio": "nver.encoders.speech:data2vec_audio",
+        "voc2vec": "nver.encoders.speech:voc2vec",
+        "w2v-bert": "nver.encoders.w2v_bert:W2vBertEncoder",
+        "whisper": "nver.encoders.whisper:WhisperEncoder",
+        "ast": "nver.encoders.ast:ASTEncoder",
+        "clap": "nver.encoders.clap:ClapEncoder",
+        "pe-audio": "nver.encoders.pe_audio:PEAudioEncoder",
+        "dasheng": "nver.encoders.dasheng:DashengEncoder",
+        "eat": "nver.encoders.eat:EATEncoder",
+        "beats": "nver.encoders.beats:BEATsEncoder",
+        "xvector": "nver.encoders.xvector:XVectorEncoder",
+        "light-asd": "nver.encoders.light_asd:LightASDEncoder",
         "byol-s": "nver.encoders.byol_s:ByolSEncoder",
         "efficientat-mn04": "nver.encoders.efficientat:EfficientATEncoder",
         "speech": "nver.encoders.speech:SpeechEncoder",
-        "imagebind": "nver.encoders.imagebind:ImageBindEncoder",
-        "languagebind": "nver.encoders.languagebind:LanguageBindEncoder",
     },
     group="nver.encoders",
 )
-
-
-@dataclass(frozen=True)
-class Listing:
-    """What `nver encoders` says of an encoder that cannot be built here."""
-
-    summary: str
-    dim: str
-    rate: int
-    modality: str
-    licence: str
-    needs: str = ""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the listing as plain JSON values."""
-        return asdict(self)
-
-
-LISTINGS = {
-    "spectral": Listing("", "", 16_000, "weight-free", ""),
-    "prosodic": Listing("", "", 16_000, "weight-free", ""),
-    "byol-s": Listing(
-        "small network, self-supervised on speech",
-        "512",
-        16_000,
-        "audio-only",
-        "MIT",
-        "a checkpoint",
-    ),
-    "efficientat-mn04": Listing(
-        "small network trained to tag AudioSet", "384", 32_000, "audio-only", "MIT", "a checkpoint"
-    ),
-    "speech": Listing(
-        "any wav2vec 2.0-family checkpoint, from the hub or a folder",
-        "the model's",
-        16_000,
-        "audio-only",
-        "the checkpoint's",
-        "nver[speech] and a checkpoint",
-    ),
-    "imagebind": Listing(
-        "trained to agree with images: the joint space, or the trunk (768)",
-        "1024",
-        16_000,
-        "multimodal",
-        "CC BY-NC-SA 4.0 (non-commercial)",
-        "imagebind_huge.pth",
-    ),
-    "languagebind": Listing(
-        "trained to agree with text: the joint space, or the trunk (1024)",
-        "768",
-        16_000,
-        "multimodal",
-        "code MIT, data CC BY-NC 4.0 (non-commercial)",
-        "the folder of LanguageBind_Audio_FT or LanguageBind_Audio",
-    ),
-}
 
 
 def load_encoder(name: str, checkpoint: str | Path | None = None, **options: Any) -> Encoder:
@@ -89,10 +51,13 @@ def load_encoder(name: str, checkpoint: str | Path | None = None, **options: Any
     Parameters
     ----------
     name : str
-        A name of the table (`nver encoders` lists them).
+        A name of the table (`nver encoders` lists them); ``hf:ORG/NAME`` (or ``hf:FOLDER``), any
+        checkpoint whose ``config.json`` names a network that the table reads; or
+        ``FILE.py:CLASS``, an encoder of your own.
     checkpoint : path or str, optional
-        A local folder, or a hub id where the encoder loads from one. Without it the encoder looks
-        in $NVER_WEIGHTS and NVER_HOME/weights.
+        A local folder or file, a hub id, or a short name of what is published for the encoder.
+        Without it the encoder looks in $NVER_WEIGHTS and NVER_HOME/weights, then for what is
+        published.
     **options
         The encoder's own (layer, pooling, ...).
 
@@ -107,7 +72,15 @@ def load_encoder(name: str, checkpoint: str | Path | None = None, **options: Any
     >>> load_encoder("spectral").card.rate
     16000
     """
-    build = ENCODERS.load(name)
+    if name.startswith("hf:"):
+        if checkpoint is not None:
+            raise SettingsError(
+                f"'{name}' names its checkpoint, it takes no '{checkpoint}' beside."
+            )
+        checkpoint = name.removeprefix("hf:")
+        name = name_of_type(checkpoint)
+    build = from_file(name) if ".py:" in name else ENCODERS.load(name)
+    checkpoint = checkpoint_of(name, checkpoint)
     given = options if checkpoint is None else {"checkpoint": checkpoint, **options}
     try:
         inspect.signature(build).bind(**given)
@@ -120,4 +93,4 @@ def load_encoder(name: str, checkpoint: str | Path | None = None, **options: Any
     return encoder
 
 
-__all__ = ["ENCODERS", "Encoder", "EncoderCard", "load_encoder"]
+__all__ = ["CATALOGUE", "ENCODERS", "Encoder", "EncoderCard", "load_encoder"]

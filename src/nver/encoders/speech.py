@@ -13,6 +13,7 @@ exact. In half precision (`dtype`, only when asked) they are exact to that preci
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -22,13 +23,15 @@ import torch
 from nver.audio import RESAMPLER
 from nver.encoders.base import Encoder, EncoderCard
 from nver.encoders.batching import equal_shapes, similar_lengths
+from nver.encoders.catalogue import licence_of
 from nver.encoders.checkpoint import CONFIG_FILE, sha256_of
 from nver.encoders.device import dtype_of
 from nver.encoders.hub import Model, find_model
 from nver.encoders.parallel import over_cores
+from nver.encoders.readout import read_options
 from nver.encoders.speech_network import hidden_states, load_speech_network
-from nver.encoders.speech_recipe import LICENCES, UNKNOWN_LICENCE, family_of, read_recipe
-from nver.encoders.transformers_network import EXTRA
+from nver.encoders.speech_recipe import family_of, read_recipe
+from nver.encoders.transformers_network import EXTRA, short_name
 from nver.errors import CheckpointError
 from nver.shapes import Embeddings, Mono
 
@@ -61,7 +64,9 @@ class SpeechEncoder(Encoder):
     device : str
         "cpu", "cuda", ...
     alias : str, optional
-        The card's name, unique within a run; otherwise ``speech:`` and the checkpoint's last part.
+        The card's name, unique within a run; otherwise `name` and the checkpoint's last part.
+    name : str
+        What the encoder is called in the table: "speech" reads every family, the others their own.
 
     Raises
     ------
@@ -85,32 +90,39 @@ class SpeechEncoder(Encoder):
         dtype: str = "float32",
         device: str = "cpu",
         alias: str | None = None,
+        name: str = "speech",
     ) -> None:
         if checkpoint is None:
             raise CheckpointError(
-                "Encoder 'speech' needs a checkpoint: a folder or a hub id, for instance "
-                "-e speech=facebook/wav2vec2-base."
+                f"Encoder '{name}' needs a checkpoint: a folder or a hub id, for instance "
+                f"-e {name}=facebook/wav2vec2-base."
             )
-        self._dtype, self._device = dtype_of("speech", dtype), device
-        model = find_model("speech", checkpoint, EXTRA)
-        self._family = family_of(model)
+        self._dtype, self._device = dtype_of(name, dtype), device
+        model = find_model(name, checkpoint, EXTRA, licence=licence_of(name, str(checkpoint)))
+        self._family = family_of(name, model)
         self._network, self._values = load_speech_network(
             model, self._family.class_name, self._dtype, device
         )
-        self._recipe = read_recipe(model, self._network.config, layer, pooling, normalise)
-        self._card = self._describe(alias, model)
+        readout = read_options(
+            name,
+            layer,
+            pooling,
+            layers=self._network.config.num_hidden_layers,
+            width=self._network.config.hidden_size,
+        )
+        self._recipe = read_recipe(name, model, self._network.config, readout, normalise)
+        self._card = self._describe(name, alias, model)
 
-    def _describe(self, alias: str | None, model: Model) -> EncoderCard:
-        recipe = self._recipe
-        short = Path(model.name).name.strip(".") or model.folder.resolve().name
+    def _describe(self, name: str, alias: str | None, model: Model) -> EncoderCard:
+        recipe, short = self._recipe, short_name(model)
         return EncoderCard(
-            name=alias or f"speech:{short}",
+            name=alias or f"{name}:{short}",
             summary=f"{self._family.title} ({short}): frames of layer {recipe.readout.layer_name}",
             dim=recipe.readout.dim,
             rate=recipe.rate,
             modality="audio-only",
             pooling=recipe.readout.pooling_name,
-            licence=LICENCES.get(model.name, UNKNOWN_LICENCE),
+            licence=licence_of(name, model.name),
             citation=self._family.citation,
             revision=model.revision,
             parameters=self._values,
@@ -175,3 +187,13 @@ class SpeechEncoder(Encoder):
             for clip, samples in enumerate(clips)
         ]
         return np.asarray(torch.stack(rows).cpu().numpy())
+
+
+wav2vec2 = partial(SpeechEncoder, name="wav2vec2")
+xls_r = partial(SpeechEncoder, name="xls-r")
+mms = partial(SpeechEncoder, name="mms")
+hubert = partial(SpeechEncoder, name="hubert")
+wavlm = partial(SpeechEncoder, name="wavlm")
+unispeech_sat = partial(SpeechEncoder, name="unispeech-sat")
+data2vec_audio = partial(SpeechEncoder, name="data2vec-audio")
+voc2vec = partial(SpeechEncoder, name="voc2vec")

@@ -1,7 +1,7 @@
 """What a wav2vec 2.0-family checkpoint is, and how a speech encoder is asked to read it.
 
-The families that transformers reads alike, the licences that are known, and the recipe: layer,
-pooling, normalisation and frame counts, taken from the checkpoint's configuration and the options.
+The families that transformers reads alike, and the recipe: layer, pooling, normalisation and frame
+counts, taken from the checkpoint's configuration and the options.
 """
 
 from __future__ import annotations
@@ -12,24 +12,11 @@ from typing import Any
 
 from nver.encoders.checkpoint import CONFIG_FILE, read_json
 from nver.encoders.hub import PREPROCESSOR_FILE, Model
-from nver.encoders.readout import Readout, read_options
+from nver.encoders.readout import Readout
 from nver.errors import EncoderError, SettingsError
 from nver.registry import nearest
 
 logger = logging.getLogger(__name__)
-
-UNKNOWN_LICENCE = "see the checkpoint's page"
-LICENCES = {
-    "facebook/wav2vec2-base": "Apache-2.0",
-    "facebook/wav2vec2-xls-r-300m": "Apache-2.0",
-    "facebook/mms-300m": "CC-BY-NC-4.0",
-    "facebook/mms-1b": "CC-BY-NC-4.0",
-    "facebook/mms-1b-all": "CC-BY-NC-4.0",
-    "alkiskoudounas/voc2vec": "Apache-2.0",
-    "alkiskoudounas/voc2vec-as-pt": "Apache-2.0",
-    "alkiskoudounas/voc2vec-ls-pt": "Apache-2.0",
-    "alkiskoudounas/voc2vec-hubert-ls-pt": "Apache-2.0",
-}
 
 
 @dataclass(frozen=True)
@@ -75,6 +62,20 @@ FAMILIES = {
 }
 
 
+NAMES = {
+    "speech": tuple(FAMILIES),
+    "wav2vec2": ("wav2vec2",),
+    "xls-r": ("wav2vec2",),
+    "mms": ("wav2vec2",),
+    "hubert": ("hubert",),
+    "wavlm": ("wavlm",),
+    "unispeech-sat": ("unispeech-sat",),
+    "data2vec-audio": ("data2vec-audio",),
+    "voc2vec": ("wav2vec2", "hubert"),
+}
+"""What the encoders of this family are called, and which ``model_type`` each reads."""
+
+
 @dataclass(frozen=True)
 class Recipe:
     """What changes the numbers of a speech encoder, read from its configuration and options.
@@ -109,54 +110,56 @@ class Recipe:
         return frames
 
 
-def family_of(model: Model) -> Family:
+def family_of(name: str, model: Model) -> Family:
     """Return the family that a checkpoint's ``config.json`` names.
 
     Raises
     ------
     EncoderError
-        If none of the supported ones; the message names them and the nearest.
+        If it is none that the encoder `name` reads; the message names them and the nearest.
     """
     found = str(read_json(model.folder / CONFIG_FILE).get("model_type"))
-    if found not in FAMILIES:
-        guess = nearest(found, FAMILIES)
-        hint = f" The nearest name is '{guess}'." if guess else ""
+    known = NAMES[name]
+    if found not in known:
+        guess = nearest(found, known)
+        hint = f" The nearest name is '{guess}'." if guess and len(known) > 1 else ""
         raise EncoderError(
-            f"Encoder 'speech' reads model_type {', '.join(FAMILIES)}; "
+            f"Encoder '{name}' reads model_type {', '.join(known)}; "
             f"{model.folder / CONFIG_FILE} says '{found}'.{hint}"
         )
     return FAMILIES[found]
 
 
 def read_recipe(
-    model: Model, config: Any, layer: int | str, pooling: str, normalise: bool | int | str | None
+    name: str, model: Model, config: Any, readout: Readout, normalise: bool | int | str | None
 ) -> Recipe:
     """Return what changes the numbers.
 
     Parameters
     ----------
+    name : str
+        What the encoder is called.
     model : Model
         The checkpoint's files.
     config : PretrainedConfig
         The network's configuration, defaults filled in.
-    layer, pooling, normalise
-        The options of `SpeechEncoder`.
+    readout : Readout
+        Layer and pooling.
+    normalise : bool, optional
+        The option of `SpeechEncoder`.
 
     Raises
     ------
-    SettingsError, UnknownNameError
-        If `layer` is no layer of the network, `pooling` unknown or `normalise` no truth value.
+    SettingsError
+        If `normalise` is no truth value.
     EncoderError
         If the network has an adapter on top, which shortens its output.
     """
     if getattr(config, "add_adapter", False):
         raise EncoderError(
-            f"{model.folder} has a length adapter on top (add_adapter), which 'speech' does not "
+            f"{model.folder} has a length adapter on top (add_adapter), which '{name}' does not "
             "read. Use the checkpoint that it was made from."
         )
-    readout = read_options(
-        "speech", layer, pooling, layers=config.num_hidden_layers, width=config.hidden_size
-    )
     preprocessor = model.folder / PREPROCESSOR_FILE
     said = read_json(preprocessor) if preprocessor.is_file() else {}
     # Those with layer-norm convolutions were trained on normalised input, the others were not.

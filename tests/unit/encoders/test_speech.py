@@ -227,7 +227,7 @@ def test_a_folder_given_as_a_dot_has_its_name(group: Path, monkeypatch: pytest.M
 def test_the_licence_of_a_known_model_is_said(nver_home: Path):
     write_speech(nver_home / "weights" / "facebook" / "mms-300m")
     card = SpeechEncoder("facebook/mms-300m").card
-    assert (card.name, card.licence) == ("speech:mms-300m", "CC-BY-NC-4.0")
+    assert (card.name, card.licence) == ("speech:mms-300m", "CC BY-NC 4.0 (non-commercial)")
 
 
 def test_the_fingerprint_follows_what_changes_the_numbers(group: Path, tmp_path: Path):

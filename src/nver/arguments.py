@@ -1,0 +1,222 @@
+"""What the command line accepts: the commands, their options and help texts."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+from nver.registry import nearest
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, with the nearest known name for a command or option that it does not know."""
+
+    def error(self, message: str) -> NoReturn:
+        parsers: list[argparse.ArgumentParser] = [self]
+        known: list[str] = []
+        for parser in parsers:
+            for action in parser._actions:
+                known += action.option_strings
+                if isinstance(action, argparse._SubParsersAction):
+                    known += action.choices
+                    parsers += action.choices.values()
+        words = message.replace(",", " ").replace("'", " ").split()
+        for word in words:
+            guess = nearest(word, known)
+            if word not in known and guess and word in sys.argv:
+                message += f". Did you mean '{guess}'?"
+                break
+        super().error(message)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line; the command's name is its `command`."""
+    from nver import __version__
+
+    whole = _Parser(
+        prog="nver",
+        description="Which emotion does a laugh, a cry, a scream or a sigh express?",
+        epilog="First result in two minutes: nver demo. "
+        "Then: nver evaluate FOLDER -e spectral -e prosodic --out RUN",
+    )
+    whole.add_argument("--version", action="version", version=f"nver {__version__}")
+    whole.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    whole.set_defaults(debug=False)
+    commands = whole.add_subparsers(
+        dest="command", metavar="COMMAND", required=True, parser_class=_Parser
+    )
+
+    _demo_command(commands)
+    _listing_commands(commands)
+    _fetch_command(commands)
+    _embed_command(commands)
+    _evaluate_command(commands)
+
+    report = commands.add_parser(
+        "report", help="rebuild the tables, figures and the page from a run's predictions"
+    )
+    report.add_argument("run_folder", type=Path, metavar="RUN")
+    for command in commands.choices.values():
+        command.add_argument(
+            "--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS
+        )
+    return whole
+
+
+def _demo_command(commands: Any) -> None:
+    demo = commands.add_parser(
+        "demo",
+        help="the whole main job on the embedded corpus",
+        description="Run the whole main job on the synthetic corpus (made by a synthesiser: scores "
+        "on it say nothing about people) with the two weight-free encoders.",
+    )
+    demo.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="RUN")
+    demo.add_argument(
+        "--jobs", type=_positive, metavar="N", help="processes (default: one per core)"
+    )
+
+
+def _listing_commands(commands: Any) -> None:
+    for name, what in (
+        ("encoders", "what turns clips into embeddings"),
+        ("corpora", "the corpora that nver can read, and where to get them"),
+        ("systems", "the heads, baselines and fusions that evaluate compares"),
+    ):
+        listing = commands.add_parser(name, help=what, description=f"List {what}.")
+        listing.add_argument("--json", action="store_true", help="as JSON")
+    commands.choices["encoders"].add_argument(
+        "--check",
+        metavar="NAME[=CHECKPOINT][,KEY=VALUE...]",
+        help="check on this machine, with these weights, that the encoder's batches are exact and "
+        "that it keeps the rest of its contract",
+    )
+    commands.choices["corpora"].add_argument(
+        "corpus",
+        nargs="?",
+        metavar="CORPUS",
+        help="describe this one: counts, speakers, refused files",
+    )
+    _corpus_options(commands.choices["corpora"])
+
+
+def _fetch_command(commands: Any) -> None:
+    fetch = commands.add_parser(
+        "fetch",
+        help="download an encoder's weights",
+        description="Download the weights of an encoder, after saying their size and licence. "
+        "Resumes, and verifies checksums. What is here is not downloaded again.",
+    )
+    fetch.add_argument(
+        "name",
+        metavar="NAME[=CHECKPOINT]",
+        help="an encoder (nver encoders), alone or with one of its checkpoints, a hub id or an "
+        "address",
+    )
+    fetch.add_argument("--json", action="store_true", help="as JSON")
+
+
+def _embed_command(commands: Any) -> None:
+    embed = commands.add_parser(
+        "embed",
+        help="fill the embedding store",
+        description="Encode a corpus into the store. Resumes.",
+    )
+    _corpus_argument(embed)
+    _encoder_options(embed)
+    embed.add_argument("--json", action="store_true", help="print the counts as JSON")
+    embed.add_argument(
+        "--failures", type=Path, metavar="FILE", help="write the clips that failed to this CSV file"
+    )
+
+
+def _evaluate_command(commands: Any) -> None:
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="cross-validate every system on a corpus and write the report",
+        description="Encode a corpus, cross-validate every encoder alone, baselines and fusions, "
+        "and write predictions.parquet, scores.json, run.json, failures.csv and report.html.",
+    )
+    _corpus_argument(evaluate)
+    _encoder_options(evaluate)
+    evaluate.add_argument(
+        "-s",
+        "--system",
+        action="append",
+        default=[],
+        metavar="SYSTEM",
+        help="only this system; repeatable",
+    )
+    evaluate.add_argument(
+        "--folds",
+        metavar="speaker|random|loso|column:NAME",
+        help="speaker-independent (default where speakers are known), random (the paper's), "
+        "leave one speaker out, or the manifest's own fold column",
+    )
+    evaluate.add_argument(
+        "-k", type=_positive, default=5, metavar="K", help="number of folds (default 5)"
+    )
+    evaluate.add_argument(
+        "--seeds",
+        type=_positive,
+        default=1,
+        metavar="N",
+        help="trainings per neural system (default 1)",
+    )
+    evaluate.add_argument(
+        "--pairs",
+        action="store_true",
+        help="fuse every pair of encoders, not only all of them together",
+    )
+    evaluate.add_argument(
+        "--allow-leak",
+        action="store_true",
+        help="go on although audio stands on both sides of a fold",
+    )
+    evaluate.add_argument(
+        "--jobs", type=_positive, metavar="N", help="processes (default: one per core)"
+    )
+    evaluate.add_argument(
+        "--out", type=Path, required=True, metavar="RUN", help="folder for the results"
+    )
+
+
+def _corpus_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "corpus",
+        metavar="CORPUS",
+        help="a name (nver corpora), a folder with a sub-folder per label, or a manifest",
+    )
+    _corpus_options(parser)
+
+
+def _corpus_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--root", type=Path, metavar="DIR", help="where the named corpus lies")
+    parser.add_argument(
+        "--subset", metavar="NAME", help="a part of the corpus (asvp-esd: speech; vivae: core)"
+    )
+    parser.add_argument(
+        "--label-column", metavar="NAME", help="the manifest's column to predict (default: label)"
+    )
+
+
+def _encoder_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-e",
+        "--encoder",
+        action="append",
+        required=True,
+        metavar="NAME[=CHECKPOINT][,KEY=VALUE...]",
+        help="an encoder (nver encoders), with its checkpoint (a local folder or a hub id) and its "
+        "options; repeatable",
+    )
+    parser.add_argument(
+        "--batch-size", type=_positive, default=32, metavar="N", help="clips a batch (default 32)"
+    )
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1, got '{text}'")
+    return int(text)
