@@ -37,7 +37,7 @@ from nver.encoders.beats_network import (
 )
 from nver.encoders.device import dtype_of, require_device
 from nver.encoders.kaldi import FilterBank
-from nver.encoders.published import find_files, flag, head_count, read_published
+from nver.encoders.published import find_files, flag, head_count, read_published, short_name
 from nver.encoders.readout import read_options
 from nver.encoders.timm_block import pair
 from nver.encoders.tower import Tower
@@ -244,9 +244,8 @@ class BEATsEncoder(Encoder):
     def _describe(
         self, alias: str | None, tower: Tower, checkpoint: str | Path | None, dtype: str
     ) -> EncoderCard:
-        short = Path(str(checkpoint or tower.path)).name
         return EncoderCard(
-            name=alias or f"beats:{short}",
+            name=alias or f"beats:{short_name(checkpoint, tower.path)}",
             summary="BEATs: predicts acoustic tokens, self-supervised on AudioSet",
             dim=self._readout.dim,
             rate=RATE,

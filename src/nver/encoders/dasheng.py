@@ -35,7 +35,7 @@ from nver.encoders.checkpoint import read_json
 from nver.encoders.decibel_mel import DecibelMel
 from nver.encoders.device import dtype_of, require_device
 from nver.encoders.hub import PREPROCESSOR_FILE
-from nver.encoders.published import find_files, head_count, read_published
+from nver.encoders.published import find_files, head_count, read_published, short_name
 from nver.encoders.readout import read_options
 from nver.encoders.timm_block import block_shapes, pair, read_block
 from nver.encoders.tower import Tower
@@ -233,11 +233,10 @@ class DashengEncoder(Encoder):
         checkpoint: str | Path | None,
         facts: dict[str, str],
     ) -> EncoderCard:
-        short = Path(str(checkpoint or tower.path)).name
         bank, readout = self._bank, self._readout
         least = max((PATCH - 1) * bank.hop_length, bank.n_fft // 2 + 1)
         return EncoderCard(
-            name=alias or f"dasheng:{short}",
+            name=alias or f"dasheng:{short_name(checkpoint, tower.path)}",
             summary="Dasheng: masked audio, 272 thousand hours of speech, music and sounds",
             dim=readout.dim,
             rate=bank.rate,

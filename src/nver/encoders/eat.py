@@ -31,7 +31,7 @@ from nver.encoders.base import Encoder, EncoderCard
 from nver.encoders.device import dtype_of, require_device
 from nver.encoders.kaldi import FilterBank
 from nver.encoders.post_norm import PostNorm
-from nver.encoders.published import find_files, flag, head_count, read_published
+from nver.encoders.published import find_files, flag, head_count, read_published, short_name
 from nver.encoders.readout import POOLINGS, read_options
 from nver.encoders.sinc import RESAMPLER, resample
 from nver.encoders.timm_block import block_shapes, pair, read_block
@@ -203,11 +203,10 @@ class EATEncoder(Encoder):
         checkpoint: str | Path | None,
         facts: dict[str, str],
     ) -> EncoderCard:
-        short = Path(str(checkpoint or tower.path)).name
         trained = tower.values - tower.tensors[POSITIONS].numel()
         padded = f"{PATCH} frames" if self._frames is None else f"{self._frames} frames"
         return EncoderCard(
-            name=alias or f"eat:{short}",
+            name=alias or f"eat:{short_name(checkpoint, tower.path)}",
             summary="EAT: self-supervised on AudioSet, with a class token for the whole clip",
             dim=self._readout.dim,
             rate=RATE,

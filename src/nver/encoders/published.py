@@ -148,6 +148,20 @@ def from_wrapped(
     return {name: own(value) for name, value in picked.items()}, settings
 
 
+def short_name(given: str | Path | None, path: Path) -> str:
+    """Return what a checkpoint is called on a card: the last part of what the user named.
+
+    >>> short_name("mispeech/dasheng-base@main", Path("/cache/1f0a/model.safetensors"))
+    'dasheng-base'
+    >>> short_name("/models/beats.pt", Path("/models/beats.pt"))
+    'beats'
+    >>> short_name(None, Path("/weights/eat/model.safetensors"))
+    'eat'
+    """
+    named = Path(str(given).partition("@")[0]).name if given is not None else ""
+    return named.removesuffix(path.suffix) or path.resolve().parent.name
+
+
 def flag(tower: Tower, name: str, otherwise: bool | None = None) -> bool:
     """Return what the configuration says for a switch, or `otherwise` where it is silent.
 
