@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 from safetensors.numpy import save_file
-from tests.contracts.checkpoints import Tensors, write_checkpoint
 
+Tensors = dict[str, np.ndarray]
 WIDTH, DEPTH, HEADS = 32, 2, 4
 FULL = {"embed_dim": 768, "depth": 12, "num_heads": 12}
 
@@ -123,7 +123,7 @@ def write_dasheng(folder: Path) -> Path:
     tensors["encoder.init_bn.1.num_batches_tracked"] = np.array(7)
     tensors["outputlayer.1.weight"] = np.zeros((3, WIDTH), dtype=np.float32)
     config = {"model_type": "dasheng", "encoder_kwargs": DASHENG_CONFIG}
-    return write_checkpoint(folder, config, tensors)
+    return write_folder(folder, config, tensors)
 
 
 def eat_tensors(config: Mapping[str, Any] = EAT_CONFIG) -> Tensors:
@@ -138,7 +138,7 @@ def write_eat(folder: Path) -> Path:
     """Write a tiny EAT in the hub's layout, a classifier's head beside it."""
     tensors = {f"model.{name}": tensor for name, tensor in eat_tensors().items()}
     tensors["model.head.weight"] = np.zeros((3, WIDTH), dtype=np.float32)
-    return write_checkpoint(folder, EAT_CONFIG, tensors)
+    return write_folder(folder, EAT_CONFIG, tensors)
 
 
 def beats_tensors(config: Mapping[str, Any] = BEATS_CONFIG) -> Tensors:
@@ -176,6 +176,14 @@ def write_beats(folder: Path) -> Path:
     """Write a tiny BEATs as published, in a folder with one file, and return the file."""
     tensors = beats_tensors() | {"predictor.weight": np.zeros((3, WIDTH), dtype=np.float32)}
     return save_wrapped(folder / "BEATs_tiny.pt", tensors, "cfg", BEATS_CONFIG)
+
+
+def write_folder(folder: Path, config: Mapping[str, Any], tensors: Tensors) -> Path:
+    """Write ``config.json`` and ``model.safetensors`` and return the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    save_file(tensors, folder / "model.safetensors")
+    return folder
 
 
 def write_shards(folder: Path, config: Mapping[str, Any], tensors: Tensors) -> Path:
