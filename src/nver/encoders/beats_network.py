@@ -26,6 +26,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
+from nver.encoders.device import full_precision
 from nver.encoders.timm_block import pair
 from nver.encoders.vit import layer_norm
 
@@ -142,13 +143,14 @@ class Network:
     ) -> Float[Tensor, "clips tokens width"]:
         """Return what enters the first layer."""
         taps, width = self.kernel.shape[-1], self.kernel.shape[0]
-        found = functional.conv1d(
-            tokens.transpose(1, 2),
-            self.kernel,
-            self.weights[f"{POSITIONS}.bias"],
-            padding=taps // 2,
-            groups=width // self.kernel.shape[1],
-        )
+        with full_precision(tokens.device):
+            found = functional.conv1d(
+                tokens.transpose(1, 2),
+                self.kernel,
+                self.weights[f"{POSITIONS}.bias"],
+                padding=taps // 2,
+                groups=width // self.kernel.shape[1],
+            )
         # An even kernel gives one output too many.
         tokens = tokens + functional.gelu(found[..., : tokens.shape[1]]).transpose(1, 2)
         return tokens if self.recipe.norm_first else self._norm(tokens, "encoder.layer_norm")

@@ -63,7 +63,7 @@ def find_files(
         places = (Path(given).expanduser(), *(place / given for place in weights_folders()))
         there = next((path for path in places if path.exists()), None)
         if there is None and HUB_ID.fullmatch(str(given).partition("@")[0]):
-            return find_model(encoder, given, EXTRA).weights
+            return find_model(encoder, given, EXTRA, licence=licence).weights
         if there is not None and (there / INDEX_FILE).is_file():
             return tuple(there / part for part in parts_of(there / INDEX_FILE))
     return (find_file(encoder, folders, given, licence),)

@@ -24,6 +24,7 @@ from nver.audio import Waveform
 from nver.encoders.conformance import check_encoder
 from nver.encoders.dasheng import DashengEncoder
 from nver.encoders.decibel_mel import DecibelMel
+from nver.encoders.hub import Model
 from nver.errors import CheckpointError, SettingsError, UnknownNameError
 
 # Seconds: below the least, many lengths, one window exactly, one frame more, two windows.
@@ -190,6 +191,21 @@ def test_it_is_found_by_its_folder_name(folder, encoder, monkeypatch, nver_home)
     monkeypatch.setenv("NVER_WEIGHTS", str(folder.parent))
     assert DashengEncoder(alias="d").card == DashengEncoder(folder, alias="d").card
     assert DashengEncoder("dasheng").card == encoder.card
+
+
+def test_a_hub_id_is_looked_up_on_the_hub(folder, encoder, monkeypatch, nver_home):
+    asked = []
+
+    def hub(*arguments, **options):
+        asked.append((arguments, options))
+        return Model("mispeech/dasheng-base", folder, (folder / "model.safetensors",), "0")
+
+    monkeypatch.setattr("nver.encoders.published.find_model", hub)
+    card = DashengEncoder("mispeech/dasheng-base@main").card
+    assert asked == [
+        (("dasheng", "mispeech/dasheng-base@main", "speech"), {"licence": "Apache-2.0"})
+    ]
+    assert (card.name, card.revision) == ("dasheng:dasheng-base", encoder.card.revision)
 
 
 def test_a_foreign_checkpoint_is_refused(tmp_path):
