@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -241,15 +241,3 @@ def write_languagebind(folder: Path, seed: int = 0, lora: int = 0) -> Path:
     save_torch(folder / "pytorch_model.bin", with_lora(tensors, lora) if lora else tensors)
     (folder / "config.json").write_text(json.dumps(LANGUAGEBIND_CONFIG), encoding="utf-8")
     return folder
-
-
-# How the conformance tests build each encoder of the table: options of `load_encoder`.
-ENCODER_OPTIONS: dict[str, Callable[[Path], dict[str, Any]]] = {
-    "spectral": lambda tmp_path: {},
-    "prosodic": lambda tmp_path: {},
-    "byol-s": lambda tmp_path: {"checkpoint": write_byol_s(tmp_path / "byol-s")},
-    "efficientat-mn04": lambda tmp_path: {"checkpoint": write_efficientat(tmp_path / "mn04")},
-    "speech": lambda tmp_path: {"checkpoint": write_speech(tmp_path / "wav2vec2-tiny")},
-    "imagebind": lambda tmp_path: {"checkpoint": write_imagebind(tmp_path / "imagebind")},
-    "languagebind": lambda tmp_path: {"checkpoint": write_languagebind(tmp_path / "languagebind")},
-}
