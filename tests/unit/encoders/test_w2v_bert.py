@@ -118,10 +118,10 @@ def test_silence_is_zero(shared: Path):
 def test_batches_are_exact_in_every_layer(
     positions: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(w2v_bert, "PADDING", 1.0)  # 1 frame beside 149: the worst batch
+    monkeypatch.setattr(w2v_bert, "PADDING", 1.0)  # 1 frame beside 53: the worst batch
     monkeypatch.setattr(w2v_bert, "MOST_FRAMES", 10**6)
     folder = write_w2v_bert(tmp_path, position_embeddings_type=positions)
-    encoder, waveforms = W2vBertEncoder(folder, layer="all"), clips(LENGTHS[:-1])
+    encoder, waveforms = W2vBertEncoder(folder, layer="all"), clips(LENGTHS[:-2])
     network = tiny_w2v_bert(position_embeddings_type=positions)
     expected = alone(encoder, waveforms)
     theirs = np.stack([np.stack(their_states(w, network)).mean(axis=1).ravel() for w in waveforms])
@@ -200,7 +200,7 @@ def test_the_mean_of_layers_and_deviations(shared: Path):
 
 def test_it_conforms(shared: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(w2v_bert, "PADDING", 1.0)
-    waveforms = clips((1600, 15900, 16000, 48000))
+    waveforms = clips((1600, 15900, 16000))
     check_encoder(W2vBertEncoder(shared), waveforms).raise_if_failed()
 
 
