@@ -39,6 +39,7 @@ from nver.encoders.device import dtype_of, full_precision
 from nver.encoders.even_windows import even_starts
 from nver.encoders.hub import PREPROCESSOR_FILE, Model, find_model
 from nver.encoders.kaldi import FilterBank
+from nver.encoders.packed import pack_linears
 from nver.encoders.parallel import over_cores
 from nver.encoders.readout import POOLINGS, Readout, read_options
 from nver.encoders.transformers_network import (
@@ -230,6 +231,7 @@ class ASTEncoder(Encoder):
         )
         self._recipe = read_recipe(model, config)
         self._card = self._describe(alias, model)
+        pack_linears(self._network)  # after its parameters were counted
 
     def _describe(self, alias: str | None, model: Model) -> EncoderCard:
         recipe, readout, short = self._recipe, self._readout, short_name(model)

@@ -188,15 +188,17 @@ def test_one_more_frame_changes_a_vector_by_little(folder: Path):
 
 
 def test_it_conforms(folder: Path):
-    check_encoder(ASTEncoder(folder)).raise_if_failed()
-    check_encoder(ASTEncoder(folder, pooling="mean+std", layer="mean")).raise_if_failed()
+    encoder = ASTEncoder(folder, pooling="mean+std", layer="mean")
+    check_encoder(encoder, [voice(0.1), voice(1.0, 1), voice(3.0, 2)]).raise_if_failed()
 
 
 def test_the_card_says_what_it_is(folder: Path):
     card = ASTEncoder(folder).card
-    assert (card.name, card.dim, card.rate) == ("ast:tiny", 32, 16_000)
+    network = tiny_ast().audio_spectrogram_transformer
+    assert card.parameters == sum(tensor.numel() for tensor in network.parameters())
+    assert (card.name, card.dim, card.rate) == ("ast:tiny", 64, 16_000)
     assert card.min_seconds == 0.025
-    assert ASTEncoder(folder, pooling="mean+std", layer="all").card.dim == 4 * 2 * 32
+    assert ASTEncoder(folder, pooling="mean+std", layer="all").card.dim == 4 * 2 * 64
     others = (ASTEncoder(folder, layer=1).card, ASTEncoder(folder, pooling="mean").card)
     assert len({card.fingerprint, *(other.fingerprint for other in others)}) == 3
 
@@ -237,11 +239,11 @@ def test_missing_and_misshaped_tensors_are_named(spoiled: Path):
     save_file(tensors, path)
     with pytest.raises(CheckpointError, match=r"1 missing \(layernorm\.weight\)"):
         ASTEncoder(spoiled)
-    tensors[prefix + "layernorm.weight"] = np.ones(31, np.float32)
+    tensors[prefix + "layernorm.weight"] = np.ones(63, np.float32)
     save_file(tensors, path)
-    with pytest.raises(CheckpointError, match=r"misshaped \(layernorm\.weight \[31\]"):
+    with pytest.raises(CheckpointError, match=r"misshaped \(layernorm\.weight \[63\]"):
         ASTEncoder(spoiled)
-    tensors[prefix + "layernorm.weight"] = np.ones(32, np.float32)
+    tensors[prefix + "layernorm.weight"] = np.ones(64, np.float32)
     tensors[prefix + "embeddings.more"] = np.ones(3, np.float32)
     save_file(tensors, path)
     with pytest.raises(CheckpointError, match="1 unexpected"):

@@ -25,7 +25,7 @@ torch = pytest.importorskip("torch")
 
 RATE = 48_000
 WINDOW = 2 * RATE
-SECONDS = (0.1, 0.11, 0.6, 1.0, 1.1, 2.0, 2.005, 2.02, 3.0, 3.9, 4.1, 15.0)
+SECONDS = (0.1, 0.11, 0.6, 1.0, 1.1, 2.0, 2.005, 2.02, 3.9, 4.1, 15.0)
 FUSED = pytest.mark.parametrize("fused", [False, True])
 
 
@@ -96,7 +96,7 @@ def the_draw(monkeypatch: pytest.MonkeyPatch, starts: list[int]) -> None:
 
 
 @FUSED
-@pytest.mark.parametrize("seconds", [0.1, 0.7, 1.1, 2.0])
+@pytest.mark.parametrize("seconds", [0.1, 1.1, 2.0])
 def test_input_and_vector_are_those_of_transformers(
     fused: bool, seconds: float, folders: Callable[[bool], Path]
 ):
@@ -236,7 +236,8 @@ def test_other_paddings_are_honoured(padding: str, spoiled: Path):
 def test_it_conforms(
     fused: bool, representation: str, folders: Callable[[bool], Path], wide_batches: None
 ):
-    check_encoder(ClapEncoder(folders(fused), representation=representation)).raise_if_failed()
+    encoder = ClapEncoder(folders(fused), representation=representation)
+    check_encoder(encoder, [voice(0.1), voice(1.0, 1), voice(2.5, 2)]).raise_if_failed()
 
 
 def test_the_card_says_what_it_is(folders: Callable[[bool], Path]):
