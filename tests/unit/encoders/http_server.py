@@ -46,6 +46,7 @@ class Asked:
     path: str
     range: str | None
     authorization: str | None
+    if_range: str | None
     sent: int = 0
 
 
@@ -104,7 +105,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def answer(self, body: bool) -> None:
         path = self.path.partition("?")[0]
-        asked = Asked(self.command, path, self.headers["Range"], self.headers["Authorization"])
+        facts = (self.headers[name] for name in ("Range", "Authorization", "If-Range"))
+        asked = Asked(self.command, path, *facts)
         self.hosting.asked.append(asked)
         hosted = self.hosting.files.get(path, NOT_THERE)
         time.sleep(hosted.seconds)

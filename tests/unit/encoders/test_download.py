@@ -298,6 +298,7 @@ class TestRanges:
         hosted.etag = '"two"'
         with pytest.raises(DownloadError, match="has changed while it was downloaded"):
             remote.read(10, 20)
+        assert server.asked[-1].if_range == '"one"'
 
     def test_small_reads_are_tried_again(self, server: Server, hosted: Hosted):
         remote = probe(f"{server.url}/big.bin")

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -353,7 +354,7 @@ class TestAddresses:
         fetch_tower(TOWER, url)
         assert server.sent - before < BYTES + 25_000 - 50_000
 
-    @pytest.mark.parametrize("seed", range(12))
+    @pytest.mark.parametrize("seed", range(16))
     def test_any_torch_file_gives_its_own_numbers(
         self, server: Server, tmp_path: Path, seed: int, monkeypatch
     ):
@@ -363,7 +364,7 @@ class TestAddresses:
         count = int(rng.integers(1, 24))
         state = {
             f"{'ear' if rng.random() < 0.5 else 'eye'}.{index}": torch.from_numpy(
-                rng.standard_normal(int(rng.choice([1, 2, 15, 16, 17, 300, 2000])))
+                rng.standard_normal(int(rng.choice([0, 1, 2, 15, 16, 17, 300, 2000])))
             ).to(torch.float16 if rng.random() < 0.3 else torch.float32)
             for index in rng.permutation(count)
         }
@@ -382,6 +383,23 @@ class TestAddresses:
         assert set(tensors) == {name for name in state if name.startswith("ear")}
         for name, tensor in tensors.items():
             assert torch.equal(tensor, state[name].float()), name
+
+    @pytest.mark.parametrize("strange", ["a record that no tensor has", "nested"])
+    def test_what_is_laid_out_otherwise_is_not_guessed_at(
+        self, server: Server, tmp_path: Path, strange: str, monkeypatch
+    ):
+        monkeypatch.setattr(torch_ranges, "TAIL", 2000)
+        state = {f"ear.{index}": torch.full((500,), float(index)) for index in range(9)}
+        torch.save({"model": state} if strange == "nested" else state, tmp_path / "x.pth")
+        if strange == "a record that no tensor has":
+            with zipfile.ZipFile(tmp_path / "x.pth", "a") as archive:
+                archive.writestr("x/data/99", b"1234")
+        server.files["/x.pth"] = Hosted((tmp_path / "x.pth").read_bytes())
+        remote = http_file.probe(f"{server.url}/x.pth")
+        found = torch_ranges.fetch_tensors(
+            remote, tmp_path / "kept", lambda name: name.startswith("ear"), print
+        )
+        assert found is None
 
     @pytest.mark.parametrize("old", [True, False])
     def test_torch_files_without_a_usable_list_come_whole(
