@@ -10,9 +10,12 @@ import importlib
 from contextlib import suppress
 from pathlib import Path
 
-from nver.encoders.hub import MODEL_PAGE, find_model, local_or_cached
+from nver.encoders import ENCODERS
+from nver.encoders.catalogue import checkpoint_of, licence_of
+from nver.encoders.hub import find_model, local_or_cached
 from nver.encoders.remote import Fetched, TowerKind, fetch_tower, local_tower
 from nver.errors import CheckpointError
+from nver.registry import unknown
 
 EXTRA = "speech"  # brings the hub's client
 
@@ -30,34 +33,38 @@ def tower_kind(encoder: str) -> TowerKind:
     return kind
 
 
-def fetch(
-    encoder: str, checkpoint: str | Path | None = None, *, licence: str = MODEL_PAGE
-) -> Fetched:
+def fetch(encoder: str, checkpoint: str | Path | None = None) -> Fetched:
     """Download the weights of an encoder if they are not here.
 
     Parameters
     ----------
     encoder : str
-        Its name.
+        Its name, or ``hf:ORG/NAME``.
     checkpoint : path or str or None
-        As of the encoder; None for what is published, where the encoder has such a source.
-    licence : str
-        Of a hub model; a tower knows its own.
+        As of the encoder; None for what is published.
 
     Raises
     ------
+    UnknownNameError
+        If there is no such encoder.
     CheckpointError
         If it cannot be had, or the encoder needs a checkpoint and none is given.
     MissingExtraError
         If it is a hub model and `huggingface_hub` is not installed.
     """
+    if encoder.startswith("hf:"):
+        checkpoint = encoder.removeprefix("hf:")
+    elif encoder not in ENCODERS.targets():
+        raise unknown("encoder", encoder, ENCODERS.names())
+    checkpoint = checkpoint_of(encoder, checkpoint)
     if encoder in TOWERS:
         return fetch_tower(tower_kind(encoder), checkpoint)
     if checkpoint is None:
         raise CheckpointError(
-            f"Encoder '{encoder}' has no weights of its own that could be fetched: name a "
-            f"checkpoint, a folder or a hub id (-e {encoder}=facebook/wav2vec2-base)."
+            f"Encoder '{encoder}' has no published weights that could be fetched. If it needs a "
+            f"checkpoint, name a folder or a hub id: {encoder}=ORG/NAME."
         )
+    licence = licence_of(encoder, str(checkpoint))
     already = available_locally(encoder, checkpoint) is not None
     model = find_model(encoder, checkpoint, EXTRA, licence=licence)
     return Fetched(model.folder, model.bytes, licence, already)
@@ -71,13 +78,14 @@ def available_locally(encoder: str, checkpoint: str | Path | None = None) -> Pat
     encoder : str
         Its name.
     checkpoint : path or str or None
-        As of the encoder.
+        As of the encoder; None for a tower that is here, or for the first published model.
 
     Returns
     -------
     Path or None
         The file of a tower, the folder of a model. Nothing is read: it may be another network's.
     """
+    checkpoint = checkpoint_of(encoder, checkpoint)
     with suppress(CheckpointError):  # a folder with several files, or none
         if encoder in TOWERS:
             return local_tower(tower_kind(encoder), checkpoint)

@@ -20,7 +20,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin, urlsplit
@@ -107,6 +107,20 @@ class Fetched:
     bytes: int
     licence: str
     already: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain JSON values."""
+        return asdict(self) | {"path": str(self.path)}
+
+    def sentence(self, name: str) -> str:
+        """Return it in one line, for a person.
+
+        >>> Fetched(Path("/w/x.bin"), 20_000_000, "MIT", True).sentence("net")
+        'net: /w/x.bin (20 MB, licence MIT), already here.'
+        """
+        size = megabytes(self.bytes)
+        how = "already here" if self.already else "downloaded"
+        return f"{name}: {self.path} ({size}, licence {self.licence}), {how}."
 
 
 @dataclass(frozen=True)

@@ -171,8 +171,9 @@ class TestDownloading:
         before = len(server.asked)
         assert find_model("net", ID, "speech") == model
         assert find_model("net", f"{ID}@{COMMIT}", "speech") == model
-        assert available_locally("net", ID) == model.folder
-        assert fetch("net", ID, licence="MIT").already
+        assert available_locally("speech", ID) == model.folder
+        assert fetch("speech", ID).already
+        assert fetch(f"hf:{ID}").already
         assert len(server.asked) == before
 
     def test_a_preprocessor_that_others_did_not_cache_is_fetched(self, server: Server, tmp_path):
@@ -190,9 +191,20 @@ class TestDownloading:
         server.hub(ID, "part-1", WEIGHTS)
         server.hub(ID, "part-2", WEIGHTS + b"x")
         with caplog.at_level(logging.WARNING, "nver"):
-            fetched = fetch("net", ID)
+            fetched = fetch("speech", ID)
         assert (fetched.bytes, fetched.already) == (2 * len(WEIGHTS) + 1, False)
-        assert f"the model {ID}: 0.04 MB, licence see the model's page" in caplog.text
+        assert f"the model {ID}: 0.04 MB, licence see the checkpoint's page" in caplog.text
+
+    def test_the_published_model_of_a_name(self, server: Server, caplog):
+        server.hub("facebook/mms-300m", "model.safetensors", WEIGHTS)
+        server.hub_small("facebook/mms-300m", "config.json", b"{}")
+        assert available_locally("mms") is None
+        fetched = fetch("mms")
+        assert (fetched.already, available_locally("mms")) == (False, fetched.path)
+        assert fetched.licence == "CC BY-NC 4.0 (non-commercial)"
+        assert "0.02 MB, licence CC BY-NC 4.0 (non-commercial), from" in caplog.text
+        assert fetched.sentence("mms").endswith("(non-commercial)), downloaded.")
+        assert fetched.to_dict()["path"] == str(fetched.path)
 
     def test_a_bin_file_is_taken_where_there_is_nothing_else(self, server: Server):
         server.hub(ID, "pytorch_model.bin", WEIGHTS)

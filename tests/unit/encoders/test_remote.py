@@ -33,7 +33,7 @@ from nver.encoders.fetching import available_locally, fetch
 from nver.encoders.imagebind import TOWER
 from nver.encoders.remote import fetch_tower, is_remote, kept_file, local_tower
 from nver.encoders.safetensors_ranges import read_places
-from nver.errors import CheckpointError, EncoderError
+from nver.errors import CheckpointError, UnknownNameError
 
 ID = "nielsr/imagebind-huge"
 OTHERS = {"modality_trunks.vision.big": np.zeros(100_000, dtype=np.float32)}
@@ -568,9 +568,14 @@ class TestFetching:
         assert available_locally("imagebind") is None
 
     def test_an_encoder_without_a_published_source_needs_a_checkpoint(self):
-        with pytest.raises(EncoderError, match=r"'speech' has no weights of its own.*-e speech="):
-            fetch("speech")
-        assert available_locally("speech") is None
+        for name in ("speech", "spectral"):
+            with pytest.raises(CheckpointError, match=rf"'{name}' has no published weights"):
+                fetch(name)
+            assert available_locally(name) is None
+
+    def test_an_unknown_name_is_said(self):
+        with pytest.raises(UnknownNameError, match="Did you mean 'imagebind'"):
+            fetch("imagebnd")
 
     def test_every_tower_is_known(self):
         for name, target in fetching.TOWERS.items():
