@@ -50,3 +50,28 @@ def full_precision(device: torch.device) -> AbstractContextManager[None]:
         return nullcontext()  # the switch is the whole process's: a CPU's threads leave it alone
     flags: AbstractContextManager[None] = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
     return flags
+
+
+def on_device(batch: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return a batch on a device; towards a GPU through pinned memory, while the GPU goes on."""
+    if device.type != "cuda":
+        return batch.to(device)
+    return batch.pin_memory().to(device, non_blocking=True)
+
+
+def values_at_once(device: str, bytes_each: int, otherwise: int) -> int:
+    """Return how many input values a forward pass may hold.
+
+    Parameters
+    ----------
+    device : str
+        On a GPU, half of its free memory may be used.
+    bytes_each : int
+        Of activations, for each input value.
+    otherwise : int
+        Elsewhere, and at least.
+    """
+    if torch.device(device).type != "cuda":
+        return otherwise
+    free, _ = torch.cuda.mem_get_info(device)
+    return max(otherwise, free // (2 * bytes_each))

@@ -25,7 +25,7 @@ from nver.encoders.base import Encoder, EncoderCard
 from nver.encoders.batching import equal_shapes, similar_lengths
 from nver.encoders.catalogue import licence_of
 from nver.encoders.checkpoint import CONFIG_FILE, sha256_of
-from nver.encoders.device import dtype_of
+from nver.encoders.device import dtype_of, values_at_once
 from nver.encoders.hub import Model, find_model
 from nver.encoders.parallel import over_cores
 from nver.encoders.readout import read_options
@@ -35,7 +35,8 @@ from nver.encoders.transformers_network import EXTRA, short_name
 from nver.errors import CheckpointError
 from nver.shapes import Embeddings, Mono
 
-MOST_SAMPLES = 16_000 * 32  # in one forward pass: about 0.7 GiB of activations in a base model
+MOST_SAMPLES = 16_000 * 32  # in one forward pass where the free memory is not known
+BYTES_A_SAMPLE = 1500  # of activations in a base model, the first convolutions' above all
 CPU_SAMPLES = (16_000 * 2, 16_000 * 10)  # a core works at its best rate from 2 s on
 CPU_PADDING, GPU_PADDING = 0.05, 0.2  # of a forward pass, at most
 
@@ -165,10 +166,11 @@ class SpeechEncoder(Encoder):
 
     def _groups(self, inputs: Sequence[np.ndarray]) -> list[list[int]]:
         """Return which clips share a forward pass."""
+        most = values_at_once(self._device, BYTES_A_SAMPLE, MOST_SAMPLES)
         if not self._family.exact_under_padding:
-            return equal_shapes(inputs, MOST_SAMPLES)
+            return equal_shapes(inputs, most)
         if torch.device(self._device).type != "cpu":
-            return similar_lengths(inputs, MOST_SAMPLES, GPU_PADDING)
+            return similar_lengths(inputs, most, GPU_PADDING)
         return similar_lengths(
             inputs, CPU_SAMPLES[1], CPU_PADDING, torch.get_num_threads(), CPU_SAMPLES[0]
         )
@@ -176,9 +178,7 @@ class SpeechEncoder(Encoder):
     def _pooled(self, inputs: Sequence[np.ndarray]) -> np.ndarray:
         """Return the embeddings of clips that share a forward pass."""
         recipe = self._recipe
-        clips = [
-            torch.tensor(samples, dtype=self._dtype, device=self._device) for samples in inputs
-        ]
+        clips = [torch.tensor(samples) for samples in inputs]
         readout = recipe.readout
         states = hidden_states(self._network, clips, not readout.only_last)
         chosen = states[-1:] if readout.only_last else [states[index] for index in readout.states]

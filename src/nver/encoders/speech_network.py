@@ -5,9 +5,9 @@ breaks both parts, each in its own way, and each is mended in its own way:
 
 - The convolutions. Where the first one is followed by a group norm (wav2vec2-base, HuBERT-base,
   WavLM-base, UniSpeech-SAT-base), the norm's statistics run over the whole time axis, so padding
-  changes every frame (by a fifth to a third of the pooled vector). `ClipByClip` runs the
-  convolutions on each clip's own samples and pads their frames instead: the statistics are those of
-  the clip alone, and no padding is convolved.
+  changes every frame (by a fifth to a third of the pooled vector). On a CPU the convolutions run on
+  each clip's own samples (`OneByOne`), elsewhere over the padded batch with a norm whose statistics
+  are those of each clip's own frames (`MaskedGroupNorm`).
 - The transformer. With an attention mask, transformers zeroes the padded frames and attends to none
   of them: exact to rounding. Except in data2vec-audio, whose five stacked positional convolutions
   with layer norms carry padding into valid frames: there only clips of equal length share a batch.
@@ -25,7 +25,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from nver.encoders.device import full_precision
+from nver.encoders.device import full_precision, on_device
 from nver.encoders.gated_attention import GatedAttention
 from nver.encoders.hub import Model
 from nver.encoders.packed import PackedLinear, PackedPositions, pack_linears, packable
@@ -45,8 +45,8 @@ LENGTHS: ContextVar[tuple[int, ...]] = ContextVar("LENGTHS")
 STATES: ContextVar[list[Tensor] | None] = ContextVar("STATES", default=None)
 
 
-class ClipByClip(nn.Module):
-    """A convolution stack that sees one clip at a time, without its padding.
+class OneByOne(nn.Module):
+    """A convolution stack that takes clips of one length; clips of several go one by one.
 
     Parameters
     ----------
@@ -70,6 +70,38 @@ class ClipByClip(nn.Module):
             for row, length in zip(samples, lengths, strict=True)
         ]
         return nn.utils.rnn.pad_sequence(frames, batch_first=True).transpose(1, 2)
+
+
+class MaskedGroupNorm(nn.Module):
+    """The group norm after the first convolution, over each clip's own frames.
+
+    What it makes of the frames of the padding does not matter: they never reach a valid frame.
+
+    Parameters
+    ----------
+    norm : GroupNorm
+        One group per channel.
+    kernel, stride : int
+        Of the convolution before it.
+    """
+
+    def __init__(self, norm: nn.GroupNorm, kernel: int, stride: int) -> None:
+        super().__init__()
+        self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
+        self.kernel, self.stride = kernel, stride
+
+    def forward(
+        self, found: Float[Tensor, "clips channels frames"]
+    ) -> Float[Tensor, "clips channels frames"]:
+        """Return the normalised channels."""
+        lengths = torch.tensor(LENGTHS.get(), device=found.device)
+        frames = torch.div(lengths - self.kernel, self.stride, rounding_mode="floor") + 1
+        mine = torch.arange(found.shape[2], device=found.device) < frames[:, None]
+        mask, count = mine[:, None].to(found.dtype), frames[:, None, None]
+        centred = found - (found * mask).sum(dim=2, keepdim=True) / count
+        variance = (centred.square() * mask).sum(dim=2, keepdim=True) / count
+        scale = self.weight[:, None] * torch.rsqrt(variance + self.eps)
+        return centred * scale + self.bias[:, None]
 
 
 def load_speech_network(
@@ -96,8 +128,11 @@ def load_speech_network(
     layout = Layout(class_name, BACKBONE, UNUSED)
     network: Any = load_network(model, layout, dtype, device)
     values = sum(tensor.numel() for tensor in network.parameters())
-    stack = as_products(network.feature_extractor, dtype) or network.feature_extractor
-    network.feature_extractor = ClipByClip(stack)
+    products = as_products(network.feature_extractor, dtype)
+    if products is None:
+        _mask_norm(network.feature_extractor.conv_layers[0])
+    else:
+        network.feature_extractor = OneByOne(products)
     encoder = network.encoder
     for layer in encoder.layers:
         if type(layer.attention).__name__ == "WavLMAttention":
@@ -109,6 +144,13 @@ def load_speech_network(
     for layer in encoder.layers:
         _fuse_activation(layer.feed_forward, network.config.hidden_act)
     return cast("nn.Module", network), values
+
+
+def _mask_norm(first: Any) -> None:
+    """Let the norm of the first convolution see no padding."""
+    norm = getattr(first, "layer_norm", None)
+    if isinstance(norm, nn.GroupNorm):
+        first.layer_norm = MaskedGroupNorm(norm, first.conv.kernel_size[0], first.conv.stride[0])
 
 
 def _prepare_positions(encoder: Any, activation: str) -> None:
@@ -153,7 +195,7 @@ def hidden_states(
     network : Module
         As `load_speech_network` returns it.
     clips : sequence of Tensor [samples]
-        Samples of each clip; they are padded here.
+        float32 samples of each clip, in main memory; they are padded here.
     every_layer : bool
         Whether to keep the states of every layer.
 
@@ -164,7 +206,9 @@ def hidden_states(
         after its final norm where it has one.
     """
     lengths = tuple(len(clip) for clip in clips)
-    samples = nn.utils.rnn.pad_sequence(list(clips), batch_first=True)
+    weight = next(network.parameters())
+    samples = on_device(nn.utils.rnn.pad_sequence(list(clips), batch_first=True), weight.device)
+    samples = samples.to(weight.dtype)
     mask = None
     if len(set(lengths)) > 1:
         ends = torch.tensor(lengths, device=samples.device)

@@ -131,10 +131,10 @@ class Handler(BaseHTTPRequestHandler):
                 return
             said = f"{first + hosted.wrong_range}-{stop - 1}/{len(hosted.data)}"
             facts["Content-Range"] = f"bytes {said}"
-        self.reply(status, {"Content-Length": str(stop - first)} | facts | hosted.headers)
         data = hosted.data[first:stop] if body else b""
         if hosted.cut and len(data) > hosted.cut[0]:
-            data = data[: hosted.cut.pop(0)]
+            data = data[: hosted.cut.pop(0)]  # before the test knows that it was answered
+        self.reply(status, {"Content-Length": str(stop - first)} | facts | hosted.headers)
         self.send_body(data, asked)
 
     def send_body(self, data: bytes, asked: Asked) -> None:

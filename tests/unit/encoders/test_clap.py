@@ -79,7 +79,7 @@ def by_network(fused: bool, mel: np.ndarray, longer: bool) -> dict[str, np.ndarr
         return {
             "trunk": trunk.numpy(),
             "projected": network.audio_projection(trunk).numpy(),
-            "normalised": features.pooler_output.numpy(),
+            "normalised": getattr(features, "pooler_output", features).numpy(),
         }
 
 
@@ -287,7 +287,7 @@ def test_missing_and_misshaped_tensors_are_named(spoiled: Path):
     with pytest.raises(CheckpointError, match=rf"1 missing \({name}\)"):
         ClapEncoder(spoiled)
     save_file({**tensors, name: kept[:, :9].copy()}, path)
-    with pytest.raises(CheckpointError, match=rf"misshaped \({name} \[24, 9\]"):
+    with pytest.raises(CheckpointError, match=rf"1 misshaped \({name}"):
         ClapEncoder(spoiled)
     save_file({**tensors, name: kept, "audio_model.more": kept}, path)
     with pytest.raises(CheckpointError, match="1 unexpected"):
