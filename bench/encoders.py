@@ -149,8 +149,8 @@ def report(chosen, seconds: dict[str, list[float]], needed: int, peak: float, er
     ratios = np.array(seconds["naive"]) / np.array(seconds["nver"])
     print(
         f"{chosen.kind}-base, random weights, {chosen.clips} clips, {chosen.rounds} rounds, "
-        f"{chosen.device}, {chosen.dtype}; {platform.machine()}, {torch.get_num_threads()} threads, "
-        f"torch {torch.__version__}, transformers {transformers.__version__}"
+        f"{chosen.device}, {chosen.dtype}; {platform.machine()}, {torch.get_num_threads()} "
+        f"threads, torch {torch.__version__}, transformers {transformers.__version__}"
     )
     print(
         f"matrix product: {peak / 1e9:.0f} GFLOP/s; {needed / chosen.clips / 1e9:.1f} GFLOP a clip"

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -104,14 +105,10 @@ class SpeechEncoder(Encoder):
         self._network, self._values = load_speech_network(
             model, self._family.class_name, self._dtype, device
         )
-        readout = read_options(
-            name,
-            layer,
-            pooling,
-            layers=self._network.config.num_hidden_layers,
-            width=self._network.config.hidden_size,
-        )
-        self._recipe = read_recipe(name, model, self._network.config, readout, normalise)
+        config: Any = self._network.config
+        layers, width = config.num_hidden_layers, config.hidden_size
+        readout = read_options(name, layer, pooling, layers=layers, width=width)
+        self._recipe = read_recipe(name, model, config, readout, normalise)
         self._card = self._describe(name, alias, model)
 
     def _describe(self, name: str, alias: str | None, model: Model) -> EncoderCard:
