@@ -156,7 +156,7 @@ class TestTheHub:
             fetch_tower(kind)
         assert left() == ([], [])
         revision = load_encoder("imagebind").card.revision
-        (folder / visible(folder)[0]).unlink()
+        kept_file("imagebind", ID).unlink()
         assert not fetch_tower(replace(TOWER, revisions={ID: revision})).already
 
     def test_two_processes_share_one_download(self, server: Server, blob: Hosted, nver_home):
