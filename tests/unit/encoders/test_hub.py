@@ -149,6 +149,7 @@ class TestDownloading:
         monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True, raising=False)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         with serving() as running:
             monkeypatch.setattr(constants, "ENDPOINT", running.url)
             template = f"{running.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
