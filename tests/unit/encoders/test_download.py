@@ -93,7 +93,7 @@ class TestFacts:
             probe(f"{server.url}/big.bin")
 
     @pytest.mark.parametrize("url", ["file:///etc/hosts", "ftp://host/x", "x"])
-    def test_other_kinds_of_address(self, url: str):
+    def test_other_kinds_of_address(self, server: Server, url: str):
         with pytest.raises(DownloadError, match="must begin with http:// or https://"):
             probe(url)
 
