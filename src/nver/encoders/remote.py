@@ -225,7 +225,7 @@ def _locate(kind: TowerKind, given: str | Path | None) -> Located:
         If there is none: where it was looked for, and what each server said.
     """
     sources = kind.sources if given is None else (str(given),)
-    failures = ["HF_HUB_OFFLINE forbids the network"] if offline() else []
+    failures = ["HF_HUB_OFFLINE forbids the network."] if offline() else []
     for source in () if offline() else sources:
         token = None if _is_address(source) else os.environ.get("HF_TOKEN")
         for url in _addresses(source):
