@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from nver.audio import RESAMPLER
 from nver.encoders.base import Encoder, EncoderCard
 from nver.encoders.batching import similar_lengths
+from nver.encoders.catalogue import licence_of
 from nver.encoders.checkpoint import CONFIG_FILE, sha256_of
 from nver.encoders.device import dtype_of
 from nver.encoders.hub import Model, find_model
@@ -55,8 +56,6 @@ CITATION = (
     "Seamless Communication, Seamless: multilingual expressive and streaming speech translation, "
     "2023, arXiv:2312.05187"
 )
-LICENCES = {"facebook/w2v-bert-2.0": "MIT"}
-UNKNOWN_LICENCE = "see the checkpoint's page"
 LAYOUT = Layout(
     "Wav2Vec2BertModel",
     backbone=("feature_projection.", "encoder."),
@@ -176,7 +175,9 @@ class W2vBertEncoder(Encoder):
                 "-e w2v-bert=facebook/w2v-bert-2.0."
             )
         self._dtype, self._device = dtype_of("w2v-bert", dtype), device
-        model = find_model("w2v-bert", checkpoint, EXTRA)
+        model = find_model(
+            "w2v-bert", checkpoint, EXTRA, licence=licence_of("w2v-bert", str(checkpoint))
+        )
         require_type("w2v-bert", model, MODEL_TYPE)
         network: Any = load_network(model, LAYOUT, self._dtype, device)
         config = network.config
@@ -202,7 +203,7 @@ class W2vBertEncoder(Encoder):
             rate=mel.rate,
             modality="audio-only",
             pooling=readout.pooling_name,
-            licence=LICENCES.get(model.name, UNKNOWN_LICENCE),
+            licence=licence_of("w2v-bert", model.name),
             citation=CITATION,
             revision=model.revision,
             parameters=sum(tensor.numel() for tensor in network.parameters()),

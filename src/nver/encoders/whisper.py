@@ -37,6 +37,7 @@ from torch import Tensor, nn
 
 from nver.audio import RESAMPLER
 from nver.encoders.base import Encoder, EncoderCard
+from nver.encoders.catalogue import licence_of
 from nver.encoders.checkpoint import CONFIG_FILE, sha256_of
 from nver.encoders.device import dtype_of
 from nver.encoders.hub import Model, find_model
@@ -57,8 +58,6 @@ CITATION = (
     "Radford et al., Robust speech recognition via large-scale weak supervision, ICML 2023, "
     "arXiv:2212.04356"
 )
-LICENCES = {"openai": "MIT"}  # by the owner on the hub
-UNKNOWN_LICENCE = "see the checkpoint's page"
 
 # The class that holds an encoder and no decoder. Its head is not in most checkpoints, nor used.
 LAYOUT = Layout(
@@ -204,7 +203,9 @@ class WhisperEncoder(Encoder):
                 "-e whisper=openai/whisper-base."
             )
         self._dtype, self._device = dtype_of("whisper", dtype), device
-        model = find_model("whisper", checkpoint, EXTRA)
+        model = find_model(
+            "whisper", checkpoint, EXTRA, licence=licence_of("whisper", str(checkpoint))
+        )
         require_type("whisper", model, MODEL_TYPE)
         holder: Any = load_network(model, LAYOUT, self._dtype, device)
         config = holder.config
@@ -224,7 +225,7 @@ class WhisperEncoder(Encoder):
             rate=mel.rate,
             modality="audio-only",
             pooling=readout.pooling_name,
-            licence=LICENCES.get(model.name.partition("/")[0], UNKNOWN_LICENCE),
+            licence=licence_of("whisper", model.name),
             citation=CITATION,
             revision=model.revision,
             parameters=sum(tensor.numel() for tensor in network.parameters()),
