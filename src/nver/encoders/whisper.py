@@ -41,6 +41,8 @@ from nver.encoders.catalogue import licence_of
 from nver.encoders.checkpoint import CONFIG_FILE, sha256_of
 from nver.encoders.device import dtype_of
 from nver.encoders.hub import Model, find_model
+from nver.encoders.packed import pack_linears
+from nver.encoders.parallel import over_cores
 from nver.encoders.readout import POOLINGS, Readout, read_options
 from nver.encoders.transformers_network import (
     EXTRA,
@@ -215,6 +217,7 @@ class WhisperEncoder(Encoder):
         )
         self._card = self._describe(alias, model, holder.encoder)
         self._network = up_to(holder.encoder, max(self._readout.states))
+        pack_linears(self._network)
 
     def _describe(self, alias: str | None, model: Model, network: nn.Module) -> EncoderCard:
         readout, mel, short = self._readout, self._mel, short_name(model)
@@ -273,28 +276,32 @@ class WhisperEncoder(Encoder):
             for clip, array in enumerate(inputs)
             for start in range(0, array.shape[1], length)
         ]
+        # The library's record of all states is not made for several threads.
+        in_turn = len(self._readout.states) > 1 or torch.device(self._device).type != "cpu"
+        size = MOST_WINDOWS if in_turn else 1
+        batches = [windows[first : first + size] for first in range(0, len(windows), size)]
+        found = (
+            [over_cores(self._pooled, [batch], self._device)[0] for batch in batches]
+            if in_turn
+            else over_cores(self._pooled, batches, self._device)
+        )
         vectors: list[list[Embedding]] = [[] for _ in inputs]
         states: list[list[int]] = [[] for _ in inputs]
-        with torch.inference_mode():
-            for first in range(0, len(windows), MOST_WINDOWS):
-                batch = windows[first : first + MOST_WINDOWS]
-                # A state for each two frames begun: the second convolution steps by two.
-                own = [(int(array[-1].sum()) + 1) // 2 for _, array in batch]
-                pooled = self._pooled(np.stack([array[:-1] for _, array in batch]), own)
-                for (clip, _), vector, count in zip(batch, pooled, own, strict=True):
-                    vectors[clip].append(vector)
-                    states[clip].append(count)
+        for batch, pooled in zip(batches, found, strict=True):
+            for (clip, _), (vector, count) in zip(batch, pooled, strict=True):
+                vectors[clip].append(vector)
+                states[clip].append(count)
         rows = [joined(*parts, self._readout) for parts in zip(vectors, states, strict=True)]
         return np.stack(rows) if rows else np.empty((0, self._card.dim), dtype=np.float32)
 
-    def _pooled(
-        self, mel: Float32[np.ndarray, "windows mels frames"], own: Sequence[int]
-    ) -> list[Embedding]:
-        """Return the vector of each window over its first `own` states."""
-        batch = torch.tensor(mel, dtype=self._dtype, device=self._device)
-        chosen = self._states(batch)
+    def _pooled(self, windows: Sequence[tuple[int, np.ndarray]]) -> list[tuple[Embedding, int]]:
+        """Return the vector of each window over its own states, and how many these are."""
+        mel = np.stack([array[:-1] for _, array in windows])
+        # A state for each two frames begun: the second convolution steps by two.
+        own = [(int(array[-1].sum()) + 1) // 2 for _, array in windows]
+        chosen = self._states(torch.tensor(mel, dtype=self._dtype, device=self._device))
         return [
-            self._readout.vector([state[item, :count] for state in chosen]).cpu().numpy()
+            (self._readout.vector([state[item, :count] for state in chosen]).cpu().numpy(), count)
             for item, count in enumerate(own)
         ]
 
@@ -303,9 +310,7 @@ class WhisperEncoder(Encoder):
     ) -> list[Float[Tensor, "windows states width"]]:
         """Return the states that the readout asks for."""
         several = len(self._readout.states) > 1
-        # TF32 convolutions on a GPU would cost three digits.
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            output = self._network(mel, output_hidden_states=several, return_dict=True)
+        output = self._network(mel, output_hidden_states=several, return_dict=True)
         if not several:  # the network ends with the layer that is read
             return [output.last_hidden_state]
         states = (*output.hidden_states[:-1], output.last_hidden_state)
