@@ -244,7 +244,7 @@ def test_memory_does_not_grow_with_the_audio(tmp_path, monkeypatch):
     monkeypatch.setattr(extraction, "WINDOW_CLIPS", 8)
     listener = Listener()
     peaks = []
-    for clips in (24, 24, 120):
+    for clips in (16, 16, 64):
         folder = tmp_path / f"{clips} {len(peaks)}"
         (folder / "low").mkdir(parents=True)
         names = [f"low/{number}.wav" for number in range(clips)]
@@ -257,7 +257,7 @@ def test_memory_does_not_grow_with_the_audio(tmp_path, monkeypatch):
         tracemalloc.stop()
         listener.batches.clear()
     # The first run also counts what libraries keep from then on.
-    assert peaks[2] - peaks[1] < (120 - 24) * 6_000
+    assert peaks[2] - peaks[1] < (64 - 16) * 6_000
 
 
 class TestFailures:
