@@ -81,7 +81,7 @@ def test_ctrl_c_says_what_is_kept(capsys, monkeypatch) -> None:
 
     monkeypatch.setattr(listings, "systems", interrupted)
     assert cli.main(["systems"]) == cli.INTERRUPTED
-    assert "What was encoded is kept" in capsys.readouterr().err
+    assert "What was encoded and trained is kept" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("listing", ["encoders", "corpora", "systems"])

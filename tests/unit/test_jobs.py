@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from nver import systems
-from nver.jobs import Data, Job, SystemRun, Systems, execute
+from nver.jobs import Data, Job, SystemRun, Systems, execute, train_pack
 from nver.splits import Fold
 
 RUN = SystemRun("toy", ("b", "a"))
@@ -47,13 +47,19 @@ def data():
     return Data(X, np.array(["joy", "fear", "joy", "fear"]), speakers, views, ("fear", "joy"))
 
 
+def trained(data, systems, *jobs):
+    """Return the outcomes of one pack."""
+    (outcomes,) = execute(train_pack, [jobs], 1, data, systems)
+    return outcomes
+
+
 def job(rules=("",), seed=7):
     return Job(3, RUN, rules, Fold("0", np.array([2, 3]), np.array([0, 1])), seed)
 
 
 def test_a_job_trains_on_its_columns_rows_and_seed(data):
     recorder = Recorder()
-    (outcome,) = execute([job()], 1, data, recorder)
+    (outcome,) = trained(data, recorder, job())
     assert (recorder.name, recorder.seed) == ("toy", 7)
     assert recorder.views == {"b": slice(0, 2), "a": slice(2, 3)}
     np.testing.assert_array_equal(recorder.X, data.X[2:][:, [1, 2, 0]])
@@ -65,7 +71,7 @@ def test_a_job_trains_on_its_columns_rows_and_seed(data):
 
 def test_probabilities_are_put_in_the_order_of_labels_and_clips(data):
     for seed in range(4):  # the test clips are shuffled by the seed
-        (outcome,) = execute([job(seed=seed)], 1, data, Recorder())
+        (outcome,) = trained(data, Recorder(), job(seed=seed))
         joy = data.X[:2, 1]
         expected = np.stack([1 - joy, joy], axis=1)
         np.testing.assert_allclose(outcome.probabilities[""], expected, atol=1e-6)
@@ -77,7 +83,7 @@ def test_it_computes_with_one_thread_and_puts_the_number_back(data):
     torch.set_num_threads(2)
     try:
         recorder = Recorder()
-        list(execute([job()], 1, data, recorder))
+        trained(data, recorder, job())
         assert recorder.threads == 1
         assert torch.get_num_threads() == 2
     finally:
@@ -85,7 +91,7 @@ def test_it_computes_with_one_thread_and_puts_the_number_back(data):
 
 
 def test_an_unknown_rule_is_a_failure_that_names_its_place(data):
-    (outcome,) = execute([job(rules=("psychic",))], 1, data, Recorder())
+    (outcome,) = trained(data, Recorder(), job(rules=("psychic",)))
     assert outcome.probabilities == {}
     assert outcome.failure.sentence() == (
         "System 'toy' on b+a failed in fold '0', seed 7: KeyError: 'psychic'"
@@ -100,7 +106,7 @@ def test_ctrl_c_is_no_failure_of_a_system(data):
 
     recorder.fit = interrupted
     with pytest.raises(KeyboardInterrupt):
-        list(execute([job()], 1, data, recorder))
+        trained(data, recorder, job())
 
 
 def test_the_table_of_systems_keeps_the_protocol():
