@@ -69,8 +69,9 @@ class SavedTrainings:
     def get(self, key: str) -> Saved | None:
         """Return what was saved under a key; None where nothing is, or it cannot be read."""
         try:
-            with np.load(self._path(key), allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
+            # np.load leaves a damaged file open that it has opened itself.
+            with self._path(key).open("rb") as file, np.load(file, allow_pickle=False) as content:
+                arrays = {name: content[name] for name in content.files}
             facts = json.loads(arrays.pop(ABOUT).tobytes())
             known = facts.pop("format") == FORMAT and facts.pop("key") == key
         except Exception:  # noqa: BLE001 - whatever is wrong with a file, it can be trained again
