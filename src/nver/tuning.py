@@ -134,7 +134,8 @@ def tune(search: Search, data: Data, systems: Any) -> SystemTuning:
         for _ in range(search.trials):
             trial = study.ask()
             chosen = {name: _suggest(trial, name, systems.SPANS[name]) for name in untuned}
-            _try(study, trial, _values(chosen, folds, search, data, systems))
+            values = _values(chosen, folds, search, data, systems)
+            _try(study, trial, values, len(folds))
         states = [trial.state.name for trial in study.trials]
         return replace(
             about,
@@ -195,8 +196,8 @@ def _values(
         yield float(uar(confusion(data.y[np.sort(fold.test)], predicted, data.labels)))
 
 
-def _try(study: Any, trial: Any, values: Iterator[float]) -> None:
-    """Train on inner folds as long as the mean UAR is good enough."""
+def _try(study: Any, trial: Any, values: Iterator[float], folds: int) -> None:
+    """Train on one inner fold after the other, as long as their mean UAR is good enough."""
     from optuna.trial import TrialState
 
     seen: list[float] = []
@@ -204,7 +205,7 @@ def _try(study: Any, trial: Any, values: Iterator[float]) -> None:
         for value in values:
             seen.append(value)
             trial.report(float(np.mean(seen)), step=len(seen))
-            if trial.number > 0 and trial.should_prune():
+            if 0 < trial.number and len(seen) < folds and trial.should_prune():
                 study.tell(trial, state=TrialState.PRUNED)
                 return
     except Exception:
