@@ -20,7 +20,17 @@ from typing import no_type_check
 
 import numpy as np
 
-from nver.scaling.compiled import Tape, compiled, copy, empty_sides, exp, fill, fill_rows, pad_sides
+from nver.scaling.compiled import (
+    Tape,
+    compiled,
+    compiled_and_kept,
+    copy,
+    empty_sides,
+    exp,
+    fill,
+    fill_rows,
+    pad_sides,
+)
 
 
 @compiled
@@ -158,7 +168,7 @@ def _pull_one(cost, sides, scale, tape, ends, given, work, limits):
         count = first - 1
 
 
-@compiled
+@compiled_and_kept
 @no_type_check
 def pull_back_some(first, step, cost, weights, scale, tape, plans, out):
     """Go back through problems first, first + step, ...

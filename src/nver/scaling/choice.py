@@ -59,7 +59,7 @@ def choose(cost: Float[Tensor, "problems n m"]) -> Solver:
             f"{VARIABLE} is 'fused', which needs costs on a CPU and a numba that works: "
             "pip install 'nver[fast]'."
         )
-    small = max(cost.shape[-2:]) <= LARGEST_LAUNCHED
+    small = max(cost.shape[-2:]) <= LARGEST_LAUNCHED and cost.dtype == torch.float32
     return _launched() if cost.device.type == "cuda" and small else _batched()
 
 
@@ -90,12 +90,12 @@ def _batched() -> Solver:
 
 @cache
 def _launched() -> Solver:
-    """Return the batched solver with each loop as one GPU kernel, or without; say once why not."""
-    try:
-        return cast(Solver, _module("batched").Batched(_module("launched").Launches()))
-    except ImportError as error:
-        LOG.info("Sinkhorn runs without its GPU kernels: %s", error)
+    """Return the batched solver with each loop as one GPU program, where Triton is there."""
+    launched = _module("launched")
+    if not launched.AVAILABLE:
+        LOG.info("Sinkhorn runs without its GPU programs: Triton is not installed.")
         return _batched()
+    return cast(Solver, _module("batched").Batched(launched.Launches()))
 
 
 @final

@@ -26,14 +26,26 @@ FASTMATH = {"reassoc", "contract", "arcp", "nsz"}
 
 
 def compiled(function: F) -> F:
-    """Return the function as numba compiles it on first use; the code is kept beside its file, or in the user's cache folder."""
+    """Return the function as numba compiles it where it is first called."""
+    if numba is None:
+        return function
+    made: F = numba.njit(nogil=True, fastmath=FASTMATH)(function)
+    return made
+
+
+def compiled_and_kept(function: F) -> F:
+    """Return it so for a call from Python; the machine code is kept on disk, if that can be.
+
+    It lies in the `__pycache__` beside the function's file, or in the user's cache folder where
+    that cannot be written to; NUMBA_CACHE_DIR is another place.
+    """
     if numba is None:
         return function
     try:
-        function_: F = numba.njit(nogil=True, cache=True, fastmath=FASTMATH)(function)
-    except RuntimeError:  # no folder can be written to
-        function_ = numba.njit(nogil=True, fastmath=FASTMATH)(function)
-    return function_
+        made: F = numba.njit(nogil=True, fastmath=FASTMATH, cache=True)(function)
+    except RuntimeError:  # no such folder can be written to
+        return compiled(function)
+    return made
 
 
 class Limits(NamedTuple):

@@ -12,7 +12,15 @@ from typing import no_type_check
 
 import numpy as np
 
-from nver.scaling.compiled import compiled, empty_sides, exp, fill, fill_rows, pad_sides
+from nver.scaling.compiled import (
+    compiled,
+    compiled_and_kept,
+    empty_sides,
+    exp,
+    fill,
+    fill_rows,
+    pad_sides,
+)
 
 
 @compiled
@@ -231,7 +239,7 @@ def _finish(kernel, x, y, sides, plan):
     return error
 
 
-@compiled
+@compiled_and_kept
 @no_type_check
 def solve_some(first, step, cost, weights, settings, tape, plans, limits):
     """Solve problems first, first + step, ... of [problems, n, m], each in the same memory.
