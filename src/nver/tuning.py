@@ -205,7 +205,7 @@ def _try(study: Any, trial: Any, values: Iterator[float], folds: int) -> None:
         for value in values:
             seen.append(value)
             trial.report(float(np.mean(seen)), step=len(seen))
-            if 0 < trial.number and len(seen) < folds and trial.should_prune():
+            if trial.number > 0 and len(seen) < folds and trial.should_prune():
                 study.tell(trial, state=TrialState.PRUNED)
                 return
     except Exception:
