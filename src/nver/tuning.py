@@ -127,7 +127,9 @@ def tune(search: Search, data: Data, systems: Any) -> SystemTuning:
     with _quiet_optuna() as optuna:
         study = optuna.create_study(
             direction="maximize",
-            sampler=optuna.samplers.TPESampler(seed=search.seed),
+            sampler=optuna.samplers.TPESampler(
+                seed=search.seed, n_startup_trials=max(4, search.trials // 3)
+            ),
             pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=2),
         )
         study.enqueue_trial(untuned)

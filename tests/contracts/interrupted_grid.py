@@ -19,6 +19,7 @@ from nver.systems import Span
 
 NAMES, SEEDS, FOLDS = ("one", "two"), (0, 1, 2), 5
 TRAININGS = len(NAMES) * len(SEEDS) * FOLDS
+UNTUNED = 1.5
 SLOW, QUICK = 0.08, 0.01
 """Seconds of a training: when all are trainings, and when most are trials of a search."""
 
@@ -39,7 +40,7 @@ class Model:
 
     def predict_proba(self, X):
         noise = np.random.default_rng(self.seed).random((len(X), len(self.classes_)))
-        distance = ((X[:, None] - self.means_[None]) ** 2).sum(-1) + self.x * noise
+        distance = ((X[:, None] - self.means_[None]) ** 2).sum(-1) + 5 * self.x * noise
         weights = np.exp(distance.min(axis=1, keepdims=True) - distance)
         return weights / weights.sum(axis=1, keepdims=True)
 
@@ -56,10 +57,10 @@ class Systems:
         return SimpleNamespace(settings={}, rules=("",), reported_as=lambda rule: name)
 
     def space(self, name):
-        return {"x": 1.0}
+        return {"x": UNTUNED}
 
     def build(self, name, views, seed, chosen=None):
-        return Model(name, self.log, self.pause, seed, (chosen or {"x": 1.0})["x"])
+        return Model(name, self.log, self.pause, seed, (chosen or self.space(name))["x"])
 
 
 def dataset():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+import warnings
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -107,6 +110,86 @@ def test_ctrl_c_is_no_failure_of_a_system(data):
     recorder.fit = interrupted
     with pytest.raises(KeyboardInterrupt):
         trained(data, recorder, job())
+
+
+class Together:
+    """A table that trains several recorders at once, unless one of them must not be trained."""
+
+    def __init__(self, forbidden=None):
+        self.COUPLINGS, self.forbidden, self.calls = {"": None}, forbidden, []
+
+    def build(self, name, views, seed, chosen=None):
+        model = Recorder().build(name, views, seed)
+        model.chosen = chosen
+        if seed == self.forbidden:
+            model.fit = self._refuse
+        return model
+
+    def _refuse(self, X, y, groups=None):
+        raise FloatingPointError("the cost is not finite")
+
+    def fit_many(self, models, parts):
+        self.calls.append([model.seed for model in models])
+        warnings.warn("two of them did not converge", UserWarning, stacklevel=1)
+        for model, (X, y, groups) in zip(models, parts, strict=True):
+            model.fit(X, y, groups=groups)
+
+
+def pack(*seeds):
+    return [replace(job(seed=seed), number=seed) for seed in seeds]
+
+
+def test_a_pack_is_trained_at_once_and_each_member_is_what_it_is_alone(data):
+    table = Together()
+    outcomes = trained(data, table, *pack(3, 4, 5))
+    assert table.calls == [[3, 4, 5]]
+    assert [outcome.number for outcome in outcomes] == [3, 4, 5]
+    for outcome in outcomes:
+        (alone,) = trained(data, Recorder(), job(seed=outcome.number))
+        np.testing.assert_array_equal(outcome.probabilities[""], alone.probabilities[""])
+        assert outcome.failure is None
+        assert 0 < outcome.elapsed < 60
+    said = [outcome.notes for outcome in outcomes]
+    assert said == [("UserWarning: two of them did not converge",), (), ()]
+
+
+def test_in_a_pack_one_failure_is_one_members(data):
+    outcomes = trained(data, Together(forbidden=4), *pack(3, 4, 5))
+    assert [outcome.failure is None for outcome in outcomes] == [True, False, True]
+    assert outcomes[1].failure.sentence() == (
+        "System 'toy' on b+a failed in fold '0', seed 4: FloatingPointError: the cost is not finite"
+    )
+
+
+def test_a_table_that_cannot_trains_one_by_one(data):
+    recorder = Recorder()
+    outcomes = trained(data, recorder, *pack(3, 4))
+    assert [outcome.number for outcome in outcomes] == [3, 4]
+    assert recorder.seed == 4
+
+
+def test_alone_a_job_needs_no_pack(data):
+    table = Together()
+    trained(data, table, job())
+    assert table.calls == []
+
+
+def test_chosen_settings_reach_the_table(data):
+    built = []
+    table = Together()
+    build = table.build
+    table.build = lambda *args, **more: built.append(more) or build(*args, **more)
+    trained(data, table, replace(job(), chosen={"dropout": 0.4}), job())
+    assert built[-2:] == [{"chosen": {"dropout": 0.4}}, {}]
+
+
+def test_a_training_is_counted_once_however_many_rules_judge_it(data):
+    recorder = Recorder()
+    recorder.COUPLINGS = {"inductive": None, "transductive": None}
+    recorder.fit = lambda *args, **more: time.sleep(0.05) or Recorder.fit(recorder, *args, **more)
+    (outcome,) = trained(data, recorder, job(rules=("inductive", "transductive")))
+    assert min(outcome.seconds.values()) >= 0.05
+    assert outcome.elapsed < sum(outcome.seconds.values())
 
 
 def test_the_table_of_systems_keeps_the_protocol():
