@@ -195,8 +195,13 @@ def linear_shapes(name: str, weight: tuple[int, ...]) -> dict[str, tuple[int, ..
 
 
 def lora_shapes(tower: Tower, depth: int, width: int) -> dict[str, tuple[int, ...]]:
-    """Return the names and shapes of A and B: none, or for every layer the same linear maps."""
-    maps = [name for name in ATTENTION if any(f"{name}.lora_" in key for key in tower.tensors)]
+    """Return the names and shapes of A and B: none, or for every map of every layer's attention.
+
+    They must be there where the configuration says so too: without them the base weights would
+    pass for the trained ones.
+    """
+    said = tower.number(("vision_config", "lora_r")) or 0
+    maps = ATTENTION if said > 0 or any(".lora_" in key for key in tower.tensors) else ()
     shapes: dict[str, tuple[int, ...]] = {}
     for name in (f"{LAYERS}{number}.{name}" for number in range(depth) for name in maps):
         rank = tower.size(f"{name}.lora_A.weight", 0, tower.size(f"{name}.lora_B.weight", 1, 1))

@@ -3,9 +3,11 @@
 Published checkpoints hold every modality: of ImageBind's 4.8 GB, 345 MB hear. Only the tensors of
 the audio tower are read. From a PyTorch file (``.pth``, ``.bin``) they are read as tensors only,
 with ``weights_only``: nothing in it is ever executed. They are then kept as safetensors in
-``NVER_HOME/weights/ENCODER/``; from then on only the list of checksums of the large file is read.
-Without a checkpoint the encoder finds what was kept there, so the large file may be deleted. What
-comes over the network is kept there too, see `nver.encoders.remote`.
+``NVER_HOME/towers/ENCODER/``; from then on only the list of checksums of the large file is read. A
+name without a checkpoint never means what was kept there: a file that was tried once must not
+become the encoder. Of a large file only what is kept is needed: move that into
+``NVER_HOME/weights/ENCODER/`` and the file may be deleted. What comes over the network is kept in
+that folder at once, see `nver.encoders.remote`.
 
 - What is kept is named after the content of the source: a digest of the sizes and checksums that a
   PyTorch file lists of its tensors, or SHA-256 of the whole file where it has no such list.
@@ -20,6 +22,7 @@ import json
 import os
 import secrets
 import shutil
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -285,7 +288,7 @@ def read_tower(encoder: str, path: Path, wanted: Wanted) -> Tower:
         if facts.get(REVISION_KEY, tower.revision) != tower.revision:
             raise CheckpointError(f"{path} has changed since it was kept here. Delete it.")
         return tower
-    copy = home() / "weights" / encoder / f"{content_key(path)[:16]}.safetensors"
+    copy = home() / "towers" / encoder / f"{content_key(path)[:16]}.safetensors"
     with suppress(CheckpointError, FileNotFoundError):  # a damaged copy is made anew
         tensors, facts = from_safetensors(copy, wanted)
         is_kept = facts.get(CONFIG_KEY) == json.dumps(config)
@@ -345,7 +348,9 @@ def mapped(path: Path, wanted: Wanted) -> Tensors:
     try:
         # Only what is used later is read from a mapped file; older files cannot be mapped.
         mmap = zipfile.is_zipfile(path)
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        with warnings.catch_warnings():  # of a foreign file torch says more than is of use
+            warnings.simplefilter("ignore")
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # a foreign file fails in any way; weights_only keeps it harmless
         raise not_torch(path, error) from error
     if not isinstance(state, Mapping) or not all(isinstance(name, str) for name in state):
@@ -361,6 +366,19 @@ def mapped(path: Path, wanted: Wanted) -> Tensors:
 
 def not_torch(path: Path, error: Exception) -> CheckpointError:
     """Return the error for a file that `torch.load` cannot read."""
+    with path.open("rb") as file:
+        head = file.read(24)
+    if head.startswith(b"version https://git-lfs"):
+        return CheckpointError(f"{path} is a Git LFS pointer, not the file: run `git lfs pull`.")
+    if type(error).__name__ == "UnpicklingError" and head[:1] in (b"\x80", b"P"):
+        return CheckpointError(
+            f"{path} is damaged, or holds Python objects besides tensors, which are never read. "
+            "Convert it to safetensors where it was made."
+        )
+    if head[:1] not in (b"\x80", b"P"):
+        return CheckpointError(
+            f"{path} is no PyTorch checkpoint: it begins with {head!r}. Fetch it again."
+        )
     return CheckpointError(
         f"{path} is truncated or no PyTorch checkpoint ({one_line(error)}). Fetch it again."
     )
