@@ -175,6 +175,19 @@ def test_every_layout_gives_the_same_encoder(folder: Path, tmp_path: Path):
     assert len({card.fingerprint for card in cards}) == 1
 
 
+@pytest.mark.parametrize(
+    "change", [{"audio_sample_rate": 0}, {"audio_std": 0}, {"num_mel_bins": 3}]
+)
+def test_a_configuration_without_sense_is_refused(tmp_path: Path, change: dict[str, float]):
+    with pytest.raises(CheckpointError, match=r"must give a rate of 1000 to 192000 Hz, a positive"):
+        LanguageBindEncoder(write(tmp_path, languagebind_tensors(), **change))
+
+
+def test_a_network_without_end_is_refused(tmp_path: Path):
+    with pytest.raises(CheckpointError, match="missing"):
+        LanguageBindEncoder(write(tmp_path, languagebind_tensors(), num_hidden_layers=10**9))
+
+
 class TestLora:
     def lora(self, seed: int = 0, rank: int = 8) -> Tensors:
         return with_lora(languagebind_tensors(seed), rank, seed)
