@@ -21,6 +21,7 @@ from typing import no_type_check
 import numpy as np
 
 from nver.scaling.compiled import (
+    Limits,
     Tape,
     compiled,
     compiled_and_kept,
@@ -170,13 +171,18 @@ def _pull_one(cost, sides, scale, tape, ends, given, work, limits):
 
 @compiled_and_kept
 @no_type_check
-def pull_back_some(first, step, cost, weights, scale, tape, plans, out):
+def pull_back_some(  # noqa: PLR0913 - plain tuples are much quicker to hand over than one object
+    first, step, cost, weights, scale, tape, plans, out, limits
+):
     """Go back through problems first, first + step, ...
 
-    `plans` are (plan, iterations, dL/dplan, limits); `out` the derivatives by cost, log a, log b.
+    `weights` are (a, b), `plans` (plan, iterations, dL/dplan), `tape` the fields of a Tape and
+    `limits` of Limits; `out` takes the derivatives by cost, log a and log b.
     """
     a, b = weights
-    plan, iterations, grad, limits = plans
+    plan, iterations, grad = plans
+    tape = Tape(*tape)
+    limits = Limits(*limits)
     rows, columns, slots = tape.x.shape[2], tape.y.shape[2], tape.x.shape[1]
     kernel = np.zeros((rows, columns), cost.dtype)
     outer = (

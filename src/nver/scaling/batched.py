@@ -161,12 +161,13 @@ class Batched:
         safe &= torch.isfinite(plan).all(-1).all(-1)
         hard = (~safe).nonzero().squeeze(1)
         tape = _Tape((u, v), first, found, hard, None)
-        solution = Solution(
-            plan, u + x.log(), v + y.log(), marginal_error(plan, problem), found.done, tape
-        )
+        row, column = ((u + x.log()) * problem.eps, (v + y.log()) * problem.eps)
+        row, column = (part.to(plan.dtype) for part in (row, column))
+        error = marginal_error(plan, problem)
+        solution = Solution(plan, row, column, error, found.done, tape)
         if len(hard):
             solution = _with_logarithms(problem, solution, tape, keep)
-        return solution if keep else replace(solution, tape=None)
+        return solution if keep else solution._replace(tape=None)
 
     def pull_back(
         self, problem: Problem, solution: Solution, grad: Float[Tensor, "problems n m"]
@@ -197,8 +198,8 @@ def _at(values: Tensor, done: Tensor) -> Tensor:
 def _with_logarithms(problem: Problem, solution: Solution, tape: _Tape, keep: bool) -> Solution:
     """Return the solution with the hard problems solved on logarithms."""
     hard = tape.hard
-    part = replace(
-        problem, cost=problem.cost[hard], source=problem.source[hard], target=problem.target[hard]
+    part = problem._replace(
+        cost=problem.cost[hard], source=problem.source[hard], target=problem.target[hard]
     )
     again = logarithmic.solve(part, keep)
     merged: dict[str, Any] = {
