@@ -69,6 +69,17 @@ def times(
     return product
 
 
+def rounded(
+    windows: Float[Tensor, "made values"], to: int = ROUNDED
+) -> Float[Tensor, "rounded values"]:
+    """Return rows, copied, and zeros after them to a round number."""
+    more = -len(windows) % to if len(windows) > to else 0
+    space = windows.new_empty(len(windows) + more, windows.shape[1])
+    space[: len(windows)] = windows
+    space[len(windows) :] = 0
+    return space
+
+
 class PackedLinear(nn.Module):
     """A linear map whose weight is packed, optionally with the exact GELU after it.
 
@@ -90,8 +101,7 @@ class PackedLinear(nn.Module):
         count = rows.numel() // rows.shape[-1]
         if count % ROUNDED == 0 or count < ROUNDED:
             return times(rows, self.matrix, self.bias, gelu=self.gelu)
-        space = rows.new_zeros(count + -count % ROUNDED, rows.shape[-1])
-        space[:count] = rows.reshape(count, -1)
+        space = rounded(rows.reshape(count, -1))
         found = times(space, self.matrix, self.bias, gelu=self.gelu)[:count]
         return found.view(*rows.shape[:-1], -1)
 

@@ -26,7 +26,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nver.encoders.packed import ROUNDED, PackedLinear, available, times
+from nver.encoders.packed import ROUNDED, PackedLinear, available, rounded, times
 
 Rows = Float[Tensor, "_ channels"]
 
@@ -170,17 +170,6 @@ def joined(even: Rows, odd: Rows) -> Rows:
     rows = even.new_empty(len(even) + len(odd), even.shape[1])
     rows[0::2], rows[1::2] = even, odd
     return rows
-
-
-def rounded(
-    windows: Float[Tensor, "made values"], to: int = ROUNDED
-) -> Float[Tensor, "rounded values"]:
-    """Return rows, copied, and zeros after them to a round number."""
-    more = -len(windows) % to if len(windows) > to else 0
-    space = windows.new_empty(len(windows) + more, windows.shape[1])
-    space[: len(windows)] = windows
-    space[len(windows) :] = 0
-    return space
 
 
 def as_products(stack: Any, dtype: torch.dtype) -> nn.Module | None:
