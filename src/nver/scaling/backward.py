@@ -89,12 +89,14 @@ def _add_products(kernel, outer, terms, scale, dcost):
     for i in range(0, kernel.shape[0], 4):
         fill_rows(total, 0)
         for k in range(0, terms, 2):
-            for r in range(4):
+            for r in range(0, 4, 2):
                 x0, x1, g0, g1 = xs[k, i + r], xs[k + 1, i + r], gs[k, i + r], gs[k + 1, i + r]
+                q = i + r + 1
+                w0, w1, f0, f1 = xs[k, q], xs[k + 1, q], gs[k, q], gs[k + 1, q]
                 for j in range(columns):
-                    total[r, j] += (x0 * hs[k, j] + x1 * hs[k + 1, j]) + (
-                        g0 * ys[k, j] + g1 * ys[k + 1, j]
-                    )
+                    h0, h1, y0, y1 = hs[k, j], hs[k + 1, j], ys[k, j], ys[k + 1, j]
+                    total[r, j] += (x0 * h0 + x1 * h1) + (g0 * y0 + g1 * y1)
+                    total[r + 1, j] += (w0 * h0 + w1 * h1) + (f0 * y0 + f1 * y1)
         for r in range(min(4, n - i)):
             for j in range(m):
                 dcost[i + r, j] += factor * kernel[i + r, j] * total[r, j]
