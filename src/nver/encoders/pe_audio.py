@@ -139,19 +139,12 @@ class PEAudioEncoder(Encoder):
         device: str = "cpu",
         alias: str | None = None,
     ) -> None:
-        if checkpoint is None:
-            raise CheckpointError(
-                "Encoder 'pe-audio' needs a checkpoint: a folder or a hub id, for instance "
-                "-e pe-audio=facebook/pe-av-small."
-            )
         if representation not in REPRESENTATIONS:
             raise unknown("representation of 'pe-audio'", representation, REPRESENTATIONS)
         self._dtype, self._device = dtype_of("pe-audio", dtype), device
         self._representation = representation
         require_device(device)
-        model = find_model(
-            "pe-audio", checkpoint, EXTRA, licence=licence_of("pe-audio", str(checkpoint))
-        )
+        model = find_model("pe-audio", checkpoint, EXTRA)
         network, head = load_tower(model, representation == "projected")
         self._network: Any = network.to(device, self._dtype).eval().requires_grad_(False)
         self._head = {name: part.to(device, self._dtype) for name, part in head.items()}
