@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from nver.encoders.kaldi import FilterBank
-from nver.encoders.tower import Tensors, Tower
+from nver.encoders.torch_file import Tensors
+from nver.encoders.tower import Tower
 from nver.encoders.vit import ACTIVATIONS, Block, Layer
 from nver.errors import CheckpointError
 

@@ -38,7 +38,8 @@ from nver.encoders.checkpoint import CONFIG_FILE, compare_tensors, read_json, sh
 from nver.encoders.device import dtype_of, require_device
 from nver.encoders.hub import Model, find_model, one_line
 from nver.encoders.readout import POOLINGS, read_options
-from nver.encoders.tower import Tensors, from_safetensors, from_torch
+from nver.encoders.torch_file import Tensors, from_torch
+from nver.encoders.tower import from_safetensors
 from nver.encoders.transformers_network import EXTRA, preprocessor_number, quiet, short_name
 from nver.errors import CheckpointError, EncoderError, SettingsError
 from nver.registry import require, unknown

@@ -39,15 +39,8 @@ from nver.encoders.download import (
 from nver.encoders.http_file import DownloadError, Remote, fetch_small, probe
 from nver.encoders.hub import HUB_ID, one_line
 from nver.encoders.network import announce, megabytes, offline
-from nver.encoders.tower import (
-    KINDS,
-    Tensors,
-    Tower,
-    Wanted,
-    from_safetensors,
-    from_torch,
-    local_file,
-)
+from nver.encoders.torch_file import Tensors, Wanted, from_torch
+from nver.encoders.tower import KINDS, Tower, from_safetensors, local_file
 from nver.errors import CheckpointError
 from nver.home import home, weights_folders
 

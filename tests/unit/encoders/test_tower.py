@@ -11,7 +11,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from nver.encoders.tower import Tower, content_key, find_file, listed, read_tower
+from nver.encoders.torch_file import content_key, listed
+from nver.encoders.tower import Tower, find_file, read_tower
 from nver.errors import CheckpointError
 
 STATE = {
