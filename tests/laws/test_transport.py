@@ -200,3 +200,16 @@ def test_the_gradient_of_a_plan_does_not_see_shifts(seed, n, m):
     for axis in (0, 1):
         zero = cost.grad.sum(axis)
         torch.testing.assert_close(zero, torch.zeros_like(zero), atol=1e-8, rtol=0)
+
+
+@settings(max_examples=40, deadline=None)
+@given(seeds, st.floats(0.01, 0.3), st.sampled_from([1e-6, 1e-5, 1e-3]))
+def test_what_stops_before_the_limit_has_converged(seed, eps, tolerance):
+    """In float32 too, where the error while iterating is rounded."""
+    cost = torch.rand(8, 12, 9, generator=_draw(seed))
+    plan = sinkhorn(cost, eps=eps, iterations=400, tolerance=tolerance)
+    stopped = plan.iterations < 400
+    assert plan.converged[stopped].all()
+    held = plan.plan.double()
+    error = (held.sum(-1) - 1 / 12).abs().sum(-1) + (held.sum(-2) - 1 / 9).abs().sum(-1)
+    assert bool((error[stopped] <= tolerance * 1.05 + 1e-7).all())

@@ -193,10 +193,11 @@ def _potential(base, scaling, scale, out):
 
 @compiled
 @no_type_check
-def _iterate(cost, sides, settings, tape, start, work, limits):
+def _iterate(cost, sides, settings, tape, start, work, limits, plan):
     """Return iterations done and segments (0: it is not a number).
 
-    `tape` has this problem's x, y, u, v; `work` K, the columns' sums and their factors.
+    `tape` has this problem's x, y, u, v; `work` K, the columns' sums and their factors. In float32
+    a sweep's error is rounded: only the plan's own ends the iteration.
     """
     scale, iterations, tolerance, every = settings
     x, y, u, v = tape
@@ -211,7 +212,12 @@ def _iterate(cost, sides, settings, tape, start, work, limits):
         old, new = t % slots, (t + 1) % slots
         if not absorb:
             error = _sweep(kernel, sides.a, y[old], x[old], x[new], sums, limits.tiny)
-            if tolerance > 0 and t % every == 0 and error <= tolerance:
+            if (
+                tolerance > 0
+                and t % every == 0
+                and error <= tolerance
+                and _finish(kernel, x[old], y[old], sides, plan) <= tolerance
+            ):
                 break
             _divide(sides.b, sums, y[new], limits.tiny)
             absorb = _outside(x[new], sides.a, limits) + _outside(y[new], sides.b, limits) > 0
@@ -271,7 +277,7 @@ def solve_some(first, step, cost, weights, settings, tape, plans, limits):
         pad_sides(a[p], b[p], sides)
         x, y, u, v = tape.x[p], tape.y[p], tape.u[p], tape.v[p]
         count, segments = _iterate(
-            cost[p], sides, settings, (x, y, u, v), tape.start[p], work, limits
+            cost[p], sides, settings, (x, y, u, v), tape.start[p], work, limits, plan[p]
         )
         tape.segments[p] = segments
         done[p] = count
