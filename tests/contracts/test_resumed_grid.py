@@ -32,7 +32,9 @@ def script():
 def start(folder, log, *more):
     log.touch()
     argv = [sys.executable, str(SCRIPT), str(folder), str(log), *more]
-    return subprocess.Popen(argv, start_new_session=True)
+    # What joblib maps into memory would be left behind: nobody of the group survives to remove it.
+    environment = {**os.environ, "JOBLIB_TEMP_FOLDER": str(folder.parent)}
+    return subprocess.Popen(argv, start_new_session=True, env=environment)
 
 
 def kill_after(count, process, done):
