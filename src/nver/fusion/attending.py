@@ -133,7 +133,7 @@ class _Attend(torch.autograd.Function):
         projected = torch.baddbmm(b_in.unsqueeze(-1), w_in, rows.mT)
         split = projected.view(members, 3, HEADS, width // HEADS, distinct, clips)
         query, key, value = split.unbind(1)
-        scores = (query.unsqueeze(-2) * key.unsqueeze(-3)).sum(2)
+        scores = _combine(query.unsqueeze(-2), key.unsqueeze(-3), 2)
         scores.mul_(1 / math.sqrt(width // HEADS)).add_(log_counts.to(scores.dtype))
         weights = torch.softmax(scores, dim=-2)
         kept = weights.index_select(2, kinds)
@@ -154,7 +154,7 @@ class _Attend(torch.autograd.Function):
         d_split = torch.empty_like(split)
         d_query, d_key, d_value = d_split.unbind(1)
         _combine(kept.unsqueeze(2), d_seen.unsqueeze(4), 3, out=d_value)
-        d_kept = (d_seen.unsqueeze(-2) * value.unsqueeze(-3)).sum(2)
+        d_kept = _combine(d_seen.unsqueeze(-2), value.unsqueeze(-3), 2)
         if survivors is not None:
             d_kept.mul_(survivors)
         d_weights = torch.zeros_like(weights).index_add_(2, kinds, d_kept).mul_(weights)

@@ -93,6 +93,53 @@ class Dropout(Random):
 
 
 @final
+class _Dense(torch.autograd.Function):
+    """x W^T + b of a stack; weight gradients come out in the layout of the weights, uncopied."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return torch.baddbmm(bias.unsqueeze(1), x, weight.mT)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+        x, weight = ctx.saved_tensors
+        return _dense_gradients(ctx, x, weight, gradient)
+
+
+@final
+class _HiddenUnits(torch.autograd.Function):
+    """max(x W^T + b, 0) times a mask of 0 and `scale`; the outcome tells what passes back."""
+
+    @staticmethod
+    def forward(  # noqa: PLR0913 - an autograd function takes tensors one by one
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, mask: Tensor | None, scale: float
+    ) -> Tensor:
+        out = torch.baddbmm(bias.unsqueeze(1), x, weight.mT).relu_()
+        if mask is not None:
+            out.mul_(mask)
+        ctx.save_for_backward(x, weight, out)
+        ctx.scale = scale
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, out = ctx.saved_tensors
+        inner = torch.sgn(out).mul_(gradient)
+        if ctx.scale != 1:
+            inner.mul_(ctx.scale)
+        return *_dense_gradients(ctx, x, weight, inner), None, None
+
+
+def _dense_gradients(
+    ctx: Any, x: Tensor, weight: Tensor, gradient: Tensor
+) -> tuple[Tensor | None, Tensor, Tensor]:
+    """Return the gradients at x, the weight and the bias of a stacked dense layer."""
+    d_x = torch.bmm(gradient, weight) if ctx.needs_input_grad[0] else None
+    return d_x, torch.bmm(gradient.mT, x), gradient.sum(1)
+
+
+@final
 class Linear(nn.Linear):
     """`torch.nn.Linear`, of one network or of a stack."""
 
@@ -102,24 +149,8 @@ class Linear(nn.Linear):
         """Return x W^T + b."""
         if self.weight.dim() == 2:
             return nn.functional.linear(x, self.weight, self.bias)
-        return torch.baddbmm(self.bias.unsqueeze(1), x, self.weight.mT)
-
-
-@final
-class _ReluDrop(torch.autograd.Function):
-    """max(x, 0) times a mask, in place of x; what comes out tells what to let through back."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, mask: Tensor) -> Tensor:
-        out = x.relu_().mul_(mask)
-        ctx.mark_dirty(x)
-        ctx.save_for_backward(out, mask)
+        out: Tensor = _Dense.apply(x, self.weight, self.bias)  # type: ignore[no-untyped-call]
         return out
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        out, mask = ctx.saved_tensors
-        return torch.where(out > 0, gradient * mask, 0.0), None
 
 
 @final
@@ -143,11 +174,12 @@ class Hidden(nn.Module):
         self, x: Float[Tensor, "*members clips width"], batch: Batch | None = None
     ) -> Float[Tensor, "*members clips units"]:
         """Return the units."""
-        dense: Tensor = self.dense(x)
-        mask = self.dropout.mask(batch)
-        if mask is None:
-            return torch.relu(dense)
-        out: Tensor = _ReluDrop.apply(dense, mask)  # type: ignore[no-untyped-call]
+        weight, bias, mask = self.dense.weight, self.dense.bias, self.dropout.mask(batch)
+        if weight.dim() == 2:
+            out = torch.relu(self.dense(x))
+            return out if mask is None else out * mask
+        scale = 1.0 if mask is None else self.dropout.scale
+        out = _HiddenUnits.apply(x, weight, bias, mask, scale)  # type: ignore[no-untyped-call]
         return out
 
 

@@ -22,14 +22,17 @@ class Table:
         What is no filling.
     weights : float [steps, members, clips]
         One over the number of clips in the member's batch; 0 for filling.
-    counts : tuple of tuple of int
+    sizes : float [steps, members]
         Clips per step and member.
+    counts : tuple of tuple of int
+        The same, known without asking the device.
     """
 
     rows: Int[Tensor, "steps members clips"]
     labels: Int[Tensor, "steps members clips"]
     present: Bool[Tensor, "steps members clips"]
     weights: Float[Tensor, "steps members clips"]
+    sizes: Float[Tensor, "steps members"]
     counts: tuple[tuple[int, ...], ...]
 
     def width(self, step: int) -> int:
@@ -43,7 +46,7 @@ class Table:
 
     def to(self, device: torch.device) -> Table:
         """Return the table on a device."""
-        tensors = (self.rows, self.labels, self.present, self.weights)
+        tensors = (self.rows, self.labels, self.present, self.weights, self.sizes)
         return Table(*(t.to(device, non_blocking=True) for t in tensors), self.counts)
 
 
@@ -103,7 +106,8 @@ class Clips:
                 counts[step, m] = len(part)
         present = torch.arange(width) < counts.unsqueeze(-1)
         weights = present / counts.clamp(min=1).unsqueeze(-1)
-        whole = Table(rows, labels, present, weights, tuple(map(tuple, counts.tolist())))
+        known = tuple(map(tuple, counts.tolist()))
+        whole = Table(rows, labels, present, weights, counts.float(), known)
         return whole.to(self.X.device)
 
     def gather(self, table: Table, step: int) -> Float[Tensor, "members clips columns"]:

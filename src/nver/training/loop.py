@@ -267,7 +267,7 @@ class _Pack:
             loss = _losses(logits, table, step, self.settings.label_smoothing)
             loss.sum().backward()  # type: ignore[no-untyped-call]
             self.optimiser.step([member.rate(epoch, step) for member in self.members])
-            total += loss.detach() * table.present[step].sum(-1)
+            total.addcmul_(loss.detach(), table.sizes[step])
         for member, summed in zip(self.members, total.tolist(), strict=True):
             member.training_loss.append(summed / len(member.kept))
 
@@ -279,7 +279,7 @@ class _Pack:
         for step in range(len(self.held.counts)):
             inputs = self.clips.gather(self.held, step)
             logits = self.network(inputs, Batch(self.held.absent(step)))
-            total += _losses(logits, self.held, step, 0.0) * self.held.present[step].sum(-1)
+            total.addcmul_(_losses(logits, self.held, step, 0.0), self.held.sizes[step])
         for m, (member, summed) in enumerate(zip(self.members, total.tolist(), strict=True)):
             if len(member.held) and member.judge(summed / len(member.held)):
                 state = stack.member_state(self.network, m)
