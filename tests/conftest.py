@@ -9,6 +9,8 @@ import pytest
 
 # Many small networks: threads that wait for each other cost more than they bring.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# No test asks a hub; those of downloads serve one themselves.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 SHARED = Path(os.environ.get("NVER_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 

@@ -9,6 +9,9 @@ from typing import Any, NoReturn
 
 from nver.registry import nearest
 
+TRIALS = 16
+"""Settings that ``--tune`` tries when it is not told how many."""
+
 
 class _Parser(argparse.ArgumentParser):
     """argparse, with the nearest known name for a command or option that it does not know."""
@@ -136,7 +139,8 @@ def _evaluate_command(commands: Any) -> None:
         "evaluate",
         help="cross-validate every system on a corpus and write the report",
         description="Encode a corpus, cross-validate every encoder alone, baselines and fusions, "
-        "and write predictions.parquet, scores.json, run.json, failures.csv and report.html.",
+        "and write predictions.parquet, scores.json, run.json, failures.csv and report.html. "
+        "Finished trainings are kept in RUN: the same command goes on where it was stopped.",
     )
     _corpus_argument(evaluate)
     _encoder_options(evaluate)
@@ -173,6 +177,15 @@ def _evaluate_command(commands: Any) -> None:
         "--allow-leak",
         action="store_true",
         help="go on although audio stands on both sides of a fold",
+    )
+    evaluate.add_argument(
+        "--tune",
+        nargs="?",
+        type=_positive,
+        const=TRIALS,
+        metavar="N",
+        help="search learning rate, dropout and eps of each network in each fold, inside its "
+        f"training part, among N settings ({TRIALS} if N is left out); needs the extra 'tune'",
     )
     evaluate.add_argument(
         "--jobs", type=_positive, metavar="N", help="processes (default: one per core)"

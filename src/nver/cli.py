@@ -146,18 +146,28 @@ class _Bars:
 
     def __init__(self) -> None:
         self._bars: dict[str, Any] = {}
+        self._left: dict[str, float] = {}
 
     def __call__(self, what: str, done: int, total: int) -> None:
         """Move the bar of `what` to `done` of `total`."""
         from tqdm import tqdm
 
         if what not in self._bars:
+            # What an earlier run has done counts as done, and not into the pace.
             self._bars[what] = tqdm(
-                desc=what, total=total, delay=2, disable=None, dynamic_ncols=True
+                desc=what, total=total, initial=done, delay=2, disable=None, dynamic_ncols=True
             )
         bar = self._bars[what]
         bar.total = total
+        if what in self._left:
+            bar.bar_format = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
+            left = tqdm.format_interval(round(self._left[what]))
+            bar.set_postfix_str(f"about {left} left", refresh=False)
         bar.update(done - bar.n)
+
+    def time_left(self, what: str, seconds: float) -> None:
+        """Note how long the rest of `what` will take, for its next move."""
+        self._left[what] = seconds
 
     def __enter__(self) -> _Bars:
         return self
@@ -192,7 +202,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return COMMANDS[arguments.command](arguments)
     except KeyboardInterrupt:
         print(
-            "\nInterrupted. What was encoded is kept: the same command goes on from there.",
+            "\nInterrupted. What was encoded and trained is kept: "
+            "the same command goes on from there.",
             file=sys.stderr,
         )
         return INTERRUPTED

@@ -94,6 +94,9 @@ class Settings:
         Processes; None means one per core.
     batch_size : int
         Clips that an encoder gets at once.
+    tune : int or None
+        Settings to try for each network in each fold, inside its training part, from 2; None takes
+        the networks as they are.
     """
 
     corpus: str
@@ -109,6 +112,7 @@ class Settings:
     allow_leak: bool = False
     jobs: int | None = None
     batch_size: int = 32
+    tune: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot run.
@@ -122,6 +126,8 @@ class Settings:
             raise SettingsError("Expected at least one encoder (-e NAME); see `nver encoders`.")
         if self.k < 2 or self.seeds < 1:
             raise SettingsError(f"Expected k >= 2 and seeds >= 1, got {self.k} and {self.seeds}.")
+        if self.tune is not None and self.tune < 2:
+            raise SettingsError(f"Expected at least 2 settings to try (--tune), got {self.tune}.")
 
     @property
     def choices(self) -> tuple[EncoderChoice, ...]:

@@ -1,19 +1,22 @@
 """Folds times systems: every clip is predicted by models that never saw it.
 
 Here the columns meet: the dataset says what was heard, the table of systems what is learned. One
-job is one training: a system on its encoders, one fold, one seed. Everything that is fitted sees
-the training part of the fold only; the test part is looked at once, to be predicted.
+job is one training: a system on its encoders, one fold, one seed. Everything that is fitted or
+chosen sees the training part of the fold only; the test part is looked at once, to be predicted.
 
-The longest jobs start first, so that no core waits at the end. A training that fails takes its
-system out of the table, with its reason; the others go on.
+With a folder for them, finished trainings are saved one by one, and found again by whoever asks for
+the same numbers (`nver.trainings`). A training that fails takes its system out of the table, with
+its reason; the others go on.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -23,63 +26,19 @@ import pandas as pd
 from nver import systems as table_of_systems
 from nver.dataset import EmbeddingDataset
 from nver.errors import EvaluationError, SettingsError
-from nver.jobs import Data, Job, Outcome, SystemRun, Systems, execute
+from nver.finished import Finished
+from nver.jobs import Data, Job, Outcome, SystemRun, Systems, execute, train_pack
 from nver.predictions import Predictions, SystemEntry, SystemFailure, SystemNote, scores
+from nver.progress import Progress
+from nver.schedule import AnyResult, AnyTask, Ledger, make_packs, plan, rough_cost
 from nver.splits import Fold
+from nver.trainings import SavedTrainings
+from nver.tuning import Choice, Search, check_tuning, search_pack
 
 __all__ = ["Predictions", "SystemRun", "cross_validate", "scores"]
 
-Progress = Callable[[str, int, int], None]
-"""Called with what is counted, how much is done, and the total."""
 
-KILLED = "its process was killed, most often for want of memory"
-
-
-class _Ledger:
-    """Which jobs are planned, done and given up."""
-
-    def __init__(self, jobs: Sequence[Job], progress: Progress | None) -> None:
-        self.jobs = {job.number: job for job in jobs}
-        self.outcomes: dict[int, Outcome] = {}
-        self.failed: dict[SystemRun, SystemFailure] = {}
-        self._progress = progress
-        self._left = Counter(job.run for job in jobs)
-        self._current = jobs[0]
-        self._report()
-
-    def waiting(self) -> Iterator[Job]:
-        """Yield the jobs left; a run that has failed once is not trained again."""
-        for job in self.jobs.values():
-            if job.run not in self.failed and job.number not in self.outcomes:
-                self._current = job
-                yield job
-
-    def add(self, outcome: Outcome) -> None:
-        """Note a finished job."""
-        run = self.jobs[outcome.number].run
-        if outcome.failure is not None:
-            self.failed.setdefault(run, outcome.failure)
-        self.outcomes[outcome.number] = outcome
-        self._left[run] = 0 if run in self.failed else self._left[run] - 1
-        self._report()
-
-    def give_up_current(self) -> None:
-        """Note that the process of the one job under way was killed."""
-        job = self._current
-        failure = SystemFailure(job.run.name, job.run.encoders, job.fold.name, job.seed, KILLED)
-        self.add(Outcome(job.number, {}, {}, (), failure))
-
-    def of(self, run: SystemRun) -> list[tuple[Job, Outcome]]:
-        """Return the finished jobs of a run by seed and fold."""
-        mine = sorted(n for n in self.outcomes if self.jobs[n].run == run)
-        return [(self.jobs[number], self.outcomes[number]) for number in mine]
-
-    def _report(self) -> None:
-        if self._progress:
-            self._progress("trainings", len(self.jobs) - self._left.total(), len(self.jobs))
-
-
-def cross_validate(
+def cross_validate(  # noqa: PLR0913 - all but the first three are named
     dataset: EmbeddingDataset,
     runs: Sequence[SystemRun],
     folds: Sequence[Fold],
@@ -88,6 +47,8 @@ def cross_validate(
     jobs: int | None = None,
     progress: Progress | None = None,
     systems: Systems | ModuleType = table_of_systems,
+    saved: Path | None = None,
+    tune: int | None = None,
 ) -> Predictions:
     """Train every system on every fold, and predict the clips that were left out.
 
@@ -106,9 +67,17 @@ def cross_validate(
         Number of processes, from 1; None means one per core. With 1 everything runs in this
         process.
     progress : callable or None
-        Called as ``progress("trainings", done, total)``.
+        Called as ``progress("trainings", done, total)``. If it has a method ``time_left``, it is
+        told the seconds that are left as well (`nver.progress.TimedProgress`).
     systems : module or object
         The table of systems.
+    saved : Path or None
+        Folder in which finished trainings are saved as they finish, and looked up before they are
+        done again; None saves nothing. With a table of systems of your own, a system's name and
+        ``settings`` must say all that decides its numbers.
+    tune : int or None
+        Settings to try for each neural system in each fold, inside its training part
+        (`nver.tuning`); None takes the systems as they are. Its progress counts "searches".
 
     Returns
     -------
@@ -126,30 +95,112 @@ def cross_validate(
     """
     runs = tuple(dict.fromkeys(runs))
     _check(dataset, runs, folds, seeds, jobs)
-    planned = _plan(dataset, runs, folds, tuple(dict.fromkeys(seeds)), systems)
-    data = Data(dataset.X, dataset.y, dataset.speakers, dict(dataset.views), dataset.labels)
-    ledger = _Ledger(planned, progress)
-    _train(ledger, min(jobs or _cores(), len(planned)), data, systems)
+    if tune is not None:
+        check_tuning(tune)
+    data = Data(
+        dataset.X, dataset.y, dataset.speakers, dict(dataset.views), dataset.labels, dataset.digests
+    )
+    grid = _Grid(
+        runs,
+        tuple(folds),
+        tuple(dict.fromkeys(seeds)),
+        data,
+        systems,
+        Finished(None if saved is None else SavedTrainings(saved), data, systems),
+        jobs or _cores(),
+        progress,
+    )
+    searches = None if tune is None else grid.search(tune)
+    ledger = grid.train(searches)
     if len(ledger.failed) == len(runs):
         first = ledger.failed[runs[0]]
         raise EvaluationError(f"No system could be evaluated. {first.sentence()}")
-    return _collect(dataset, runs, ledger, systems)
+    return _collect(dataset, runs, ledger, searches, systems)
 
 
-def _train(ledger: _Ledger, processes: int, data: Data, systems: Any) -> None:
-    """Do the jobs; after a process was killed, go on with one at a time to find the culprit."""
-    alone = False
-    while True:
-        try:
-            with closing(execute(ledger.waiting(), processes, data, systems, alone)) as finished:
-                for outcome in finished:
-                    ledger.add(outcome)
-        except BrokenProcessPool:
-            if alone:
-                ledger.give_up_current()
-            alone = True
-        else:
-            return
+@dataclass(frozen=True, eq=False)
+class _Grid:
+    """Everything that is to be done, and with what."""
+
+    runs: tuple[SystemRun, ...]
+    folds: tuple[Fold, ...]
+    seeds: tuple[int, ...]
+    data: Data
+    systems: Any
+    finished: Finished
+    processes: int
+    progress: Progress | None
+
+    def search(self, trials: int) -> Ledger[Search, Choice]:
+        """Choose settings for each fold of each system that has some to choose."""
+        searches: list[Search] = []
+        for run in self.runs:
+            spec = self.systems.get_system(run.name)
+            for fold in self.folds if self.systems.space(run.name) else ():
+                cost = rough_cost(spec, run, self.data, fold)
+                place = (len(searches), run, spec.rules[0], fold, self.seeds[0])
+                searches.append(Search(*place, cost, trials))
+        ledger: Ledger[Search, Choice] = Ledger(
+            "searches", searches, {}, self.progress, self.processes
+        )
+        finished = self.finished
+        packs = [(search,) for search in searches]
+        self._work(ledger, search_pack, packs, finished.choice, finished.keep_choice)
+        return ledger
+
+    def train(self, searches: Ledger[Search, Choice] | None) -> Ledger[Job, Outcome]:
+        """Do the trainings, with the settings that the searches have chosen."""
+        planned = plan(self.data, self.runs, self.folds, self.seeds, self.systems)
+        failed: Mapping[SystemRun, SystemFailure] = {}
+        if searches is not None:
+            failed = searches.failed
+            chosen = {
+                (search.run, search.fold.name): choice.tuning.chosen
+                for run in self.runs
+                for search, choice in searches.of(run)
+            }
+            planned = [
+                replace(job, chosen=chosen.get((job.run, job.fold.name), {})) for job in planned
+            ]
+        ledger: Ledger[Job, Outcome] = Ledger(
+            "trainings", planned, failed, self.progress, self.processes
+        )
+        packs = make_packs(planned, self.processes, self.systems)
+        finished = self.finished
+        self._work(ledger, train_pack, packs, finished.outcome, finished.keep_outcome)
+        return ledger
+
+    def _work(
+        self,
+        ledger: Ledger[AnyTask, AnyResult],
+        work: Callable[[Sequence[AnyTask], Data, Any], tuple[AnyResult, ...]],
+        packs: Sequence[tuple[AnyTask, ...]],
+        find: Callable[[AnyTask], AnyResult | None],
+        keep: Callable[[AnyTask, AnyResult], None],
+    ) -> None:
+        """Take what was finished before, and do the rest.
+
+        After a process was killed, go on with one pack at a time to find the culprit.
+        """
+        found = (find(task) for task in ledger.tasks.values())
+        ledger.add([result for result in found if result is not None])
+        processes = min(self.processes, max(1, len(ledger.tasks) - len(ledger.results)))
+        alone = False
+        while True:
+            waiting = ledger.waiting(packs)
+            results = execute(work, waiting, processes, self.data, self.systems, alone)
+            try:
+                with closing(results):
+                    for pack in results:
+                        for result in pack:
+                            keep(ledger.tasks[result.number], result)
+                        ledger.add(pack)
+            except BrokenProcessPool:
+                if alone:
+                    ledger.give_up_current()
+                alone = True
+            else:
+                return
 
 
 def _check(
@@ -176,32 +227,6 @@ def _check(
         )
 
 
-def _plan(
-    dataset: EmbeddingDataset,
-    runs: Sequence[SystemRun],
-    folds: Sequence[Fold],
-    seeds: tuple[int, ...],
-    systems: Any,
-) -> list[Job]:
-    """Return the jobs, numbered by run, seed and fold, the longest first."""
-    jobs: list[Job] = []
-    costs: list[float] = []
-    for run in runs:
-        spec = systems.get_system(run.name)
-        width = sum(dataset.view(name).shape[1] for name in run.encoders)
-        # A rough duration: only the order of the jobs depends on it.
-        cost = 1.0 if _linear(spec) else 20.0 if "cnn" in spec.settings.values() else 5.0
-        for seed in seeds[:1] if _linear(spec) else seeds:
-            for fold in folds:
-                jobs.append(Job(len(jobs), run, spec.rules, fold, seed))
-                costs.append(cost * width * len(spec.rules) * len(fold.train))
-    return [jobs[index] for index in np.argsort(costs, kind="stable")[::-1]]
-
-
-def _linear(spec: Any) -> bool:
-    return spec.settings.get("head") in ("lda", "logreg")
-
-
 def _cores() -> int:
     from joblib import cpu_count
 
@@ -209,7 +234,11 @@ def _cores() -> int:
 
 
 def _collect(
-    dataset: EmbeddingDataset, runs: Sequence[SystemRun], ledger: _Ledger, systems: Any
+    dataset: EmbeddingDataset,
+    runs: Sequence[SystemRun],
+    ledger: Ledger[Job, Outcome],
+    searches: Ledger[Search, Choice] | None,
+    systems: Any,
 ) -> Predictions:
     """Return the record, ordered by run, rule, seed, fold and clip."""
     tables: list[pd.DataFrame] = []
@@ -234,6 +263,12 @@ def _collect(
         entries=tuple(entries),
         failures=tuple(ledger.failed[run] for run in runs if run in ledger.failed),
         notes=tuple(notes),
+        tunings=tuple(
+            choice.tuning
+            for run in runs
+            if run not in ledger.failed and searches is not None
+            for _, choice in searches.of(run)
+        ),
     )
 
 

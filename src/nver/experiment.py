@@ -1,8 +1,8 @@
 """The straight line: encode, gather, split, cross-validate, report.
 
 A run folder is the result. It holds the record (predictions.parquet), what is derived from it
-(scores.json, projection.parquet, figures, report.html), where it comes from (run.json), and what
-could not be used (failures.csv).
+(scores.json, projection.parquet, figures, report.html), where it comes from (run.json), what could
+not be used (failures.csv), and the finished trainings, so that a run that was stopped goes on.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
@@ -28,6 +28,7 @@ from nver.corpora import Corpus, load_corpus
 from nver.encoders import Encoder
 from nver.errors import SettingsError
 from nver.extraction import Extraction, Failure, extract
+from nver.progress import Progress
 from nver.registry import unknown
 from nver.store import EmbeddingStore
 
@@ -39,7 +40,8 @@ if TYPE_CHECKING:
     from nver.leakage import LeakageReport
     from nver.splits import Fold
 
-Progress = Callable[[str, int, int], None]
+TRAININGS = "trainings"
+"""Folder in the run folder for what is trained; deleting it costs time, nothing else."""
 
 
 @dataclass(frozen=True)
@@ -237,7 +239,8 @@ def evaluate(settings: Settings, out: str | Path, progress: Progress | None = No
     settings : Settings
         What to do.
     out : path
-        The run folder; made if missing. The files of an earlier run in it are replaced.
+        The run folder; made if missing. The files of an earlier run in it are replaced. Finished
+        trainings are kept in its folder ``trainings``, and not done again.
     progress : callable or None
         Called as ``progress(what, done, total)``.
 
@@ -249,10 +252,13 @@ def evaluate(settings: Settings, out: str | Path, progress: Progress | None = No
     """
     from nver.cross_validation import cross_validate, scores
     from nver.report import write_report
+    from nver.tuning import check_tuning
 
     started, clock = datetime.now(timezone.utc), time.monotonic()
     folder = _run_folder(Path(out))
     plan(settings, [choice.name for choice in settings.choices])
+    if settings.tune is not None:
+        check_tuning(settings.tune)
     encoding = encode(settings, progress)
     dataset = gather(encoding)
     division = split(dataset, settings)
@@ -263,6 +269,8 @@ def evaluate(settings: Settings, out: str | Path, progress: Progress | None = No
         seeds=range(settings.seeds),
         jobs=settings.jobs,
         progress=progress,
+        saved=folder / TRAININGS,
+        tune=settings.tune,
     )
     told = scores(predictions, corpus=dataset.name, folds=division.protocol, k=len(division.folds))
     maps = _projection(dataset, progress)
@@ -271,6 +279,7 @@ def evaluate(settings: Settings, out: str | Path, progress: Progress | None = No
         "started": started.isoformat(timespec="seconds"),
         "seconds": round(time.monotonic() - clock, 1),
         "warnings": list(warnings),
+        "tuning": [tuning.to_dict() for tuning in predictions.tunings],
     }
     # Everything is computed: only now may the files of an earlier run be replaced.
     folder.mkdir(parents=True, exist_ok=True)
@@ -296,7 +305,7 @@ def _run_folder(folder: Path) -> Path:
     """Return the folder; refuse one that holds something else than a run."""
     if folder.is_file():
         raise SettingsError(f"Expected a folder for the results, '{folder}' is a file.")
-    own = {"failures.csv", "run.json", "predictions.parquet"}
+    own = {"failures.csv", "run.json", "predictions.parquet", TRAININGS}
     entries = folder.iterdir() if folder.is_dir() else ()
     present = {entry.name for entry in entries if not entry.name.startswith(".")}
     if present and not present & own:

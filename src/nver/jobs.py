@@ -1,8 +1,9 @@
-"""One training at a time in one thread, and many of them side by side in processes.
+"""Packs of trainings, each in one thread, and many of them side by side in processes.
 
 Small trainings gain nothing from threads, and lose much to threads that wait for each other: each
-job computes with one, and the cores are used by as many processes. The embeddings are mapped into
-the processes, not sent with each job. A job's numbers do not depend on the number of processes.
+pack computes with one, and the cores are used by as many processes. The embeddings are mapped into
+the processes, not sent with each pack. A job's numbers depend neither on the number of processes
+nor on its pack.
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
@@ -22,10 +23,17 @@ from nver.errors import EvaluationError
 from nver.predictions import SystemFailure
 from nver.splits import Fold
 
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
 
 @runtime_checkable
 class Systems(Protocol):
-    """A table of systems; the module `nver.systems` is one."""
+    """A table of systems; the module `nver.systems` is one.
+
+    It may have more: ``build(..., chosen=...)`` and ``space(name)`` where systems can be tuned, and
+    ``fit_many(models, parts)``, which trains several models of one system at once.
+    """
 
     COUPLINGS: Mapping[str, str | None]
 
@@ -53,17 +61,32 @@ class Data:
     speakers: np.ndarray | None
     views: Mapping[str, slice]
     labels: tuple[str, ...]
+    digests: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """One training: a system on its encoders, one fold, one seed; judged by each of `rules`."""
+    """One training: a system on its encoders, one fold, one seed; judged by each of `rules`.
+
+    Parameters
+    ----------
+    number : int
+        Its name.
+    run, rules, fold, seed
+        What is trained, and on what.
+    cost : float
+        A rough duration, to be compared with those of other jobs.
+    chosen : mapping of str to float
+        Settings that take the place of the system's own.
+    """
 
     number: int
     run: SystemRun
     rules: tuple[str, ...]
     fold: Fold
     seed: int
+    cost: float = 1.0
+    chosen: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +105,8 @@ class Outcome:
         Warnings, each once.
     failure : SystemFailure or None
         Then everything else is empty.
+    elapsed : float
+        Seconds of one process, the training counted once; its share in those of its pack.
     """
 
     number: int
@@ -89,14 +114,29 @@ class Outcome:
     seconds: Mapping[str, float]
     notes: tuple[str, ...]
     failure: SystemFailure | None = None
+    elapsed: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class _Fitted:
+    """A trained estimator, how long that took, and what it said."""
+
+    model: Any
+    seconds: float
+    notes: tuple[str, ...] = ()
 
 
 def execute(
-    waiting: Iterable[Job], processes: int, data: Data, systems: Any, alone: bool = False
-) -> Generator[Outcome, None, None]:
-    """Yield outcomes as they come; closing the iterator stops the processes.
+    work: Callable[[Task, Data, Any], Result],
+    waiting: Iterable[Task],
+    processes: int,
+    data: Data,
+    systems: Any,
+    alone: bool = False,
+) -> Generator[Result, None, None]:
+    """Yield ``work(task, data, systems)`` as it comes; closing the iterator stops the processes.
 
-    With `alone`, one job is under way at a time, still in a process of its own.
+    With `alone`, one task is under way at a time, still in a process of its own.
 
     Raises
     ------
@@ -104,15 +144,15 @@ def execute(
         If a process was killed from outside.
     """
     if processes == 1:
-        for job in waiting:
-            yield work(job, data, systems)
+        for task in waiting:
+            yield work(task, data, systems)
         return
     from joblib import Parallel, delayed, parallel_config
 
     with parallel_config("loky", n_jobs=processes, inner_max_num_threads=1, max_nbytes="1M"):
         ahead = 1 if alone else "2 * n_jobs"
         parallel = Parallel(return_as="generator_unordered", batch_size=1, pre_dispatch=ahead)
-    results = parallel(delayed(work)(job, data, systems) for job in waiting)
+    results = parallel(delayed(work)(task, data, systems) for task in waiting)
     try:
         yield from results
     finally:
@@ -130,26 +170,51 @@ def _stop_processes() -> None:
     get_reusable_executor(reuse=True).shutdown(wait=True, kill_workers=True)
 
 
-def work(job: Job, data: Data, systems: Any) -> Outcome:
-    """Train and predict once; an error becomes a failure, with its place."""
-    with warnings.catch_warnings(record=True) as caught, _one_thread():
+def train_pack(pack: Sequence[Job], data: Data, systems: Any) -> tuple[Outcome, ...]:
+    """Train and predict the jobs of a pack; an error becomes the failure of one job.
+
+    Where a pack cannot be trained at once, because the table of systems knows no way or because a
+    member fails, its members are trained one by one.
+    """
+    with one_thread():
+        fitted = _fit_together(pack, data, systems) if len(pack) > 1 else {}
+        return tuple(_outcome(job, data, systems, fitted.get(job.number)) for job in pack)
+
+
+def failure_of(run: SystemRun, fold: str, seed: int, error: Exception) -> SystemFailure:
+    """Return an error, caught where it arose, as the failure of a system."""
+    reason = " ".join(f"{type(error).__name__}: {error}".split())
+    return SystemFailure(run.name, run.encoders, fold, seed, reason, traceback.format_exc())
+
+
+def _outcome(job: Job, data: Data, systems: Any, fitted: _Fitted | None) -> Outcome:
+    """Train, unless that is done, and predict."""
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            probabilities, seconds = _fit_and_predict(job, data, systems)
+            fitted = fitted or _fit(job, data, systems)
+            probabilities, seconds, elapsed = _predict(job, fitted, data, systems)
         except Exception as error:  # noqa: BLE001 - whatever it is, the other systems go on
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
-            run, fold = job.run, job.fold.name
-            failure = SystemFailure(
-                run.name, run.encoders, fold, job.seed, reason, traceback.format_exc()
-            )
+            failure = failure_of(job.run, job.fold.name, job.seed, error)
             return Outcome(job.number, {}, {}, (), failure)
-    said = (f"{warning.category.__name__}: {warning.message}" for warning in caught)
-    notes = dict.fromkeys(" ".join(text.split()) for text in said)
-    return Outcome(job.number, probabilities, seconds, tuple(notes))
+    notes = tuple(dict.fromkeys((*fitted.notes, *_said(caught))))
+    return Outcome(job.number, probabilities, seconds, notes, elapsed=elapsed)
+
+
+def _said(caught: Sequence[warnings.WarningMessage]) -> Iterator[str]:
+    for warning in caught:
+        yield " ".join(f"{warning.category.__name__}: {warning.message}".split())
+
+
+def fit_and_predict(
+    job: Job, data: Data, systems: Any
+) -> tuple[dict[str, np.ndarray], dict[str, float], float]:
+    """Return probabilities [test clips, labels] and seconds of each rule, and seconds of all."""
+    return _predict(job, _fit(job, data, systems), data, systems)
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """Compute with one thread, so that speed and numbers do not depend on the number of jobs."""
     from threadpoolctl import threadpool_limits
 
@@ -165,21 +230,60 @@ def _one_thread() -> Iterator[None]:
                 torch.set_num_threads(before)
 
 
-def _fit_and_predict(
-    job: Job, data: Data, systems: Any
-) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-    """Return probabilities (test clips sorted) and seconds of each evaluation rule."""
-    views, parts = _cut(data.views, job.run.encoders)
+def _fit(job: Job, data: Data, systems: Any) -> _Fitted:
+    clock = time.perf_counter()
+    model = _untrained(job, data, systems)
+    X, y, groups = _training_part(job, data)
+    model.fit(X, y, groups=groups)
+    return _Fitted(model, time.perf_counter() - clock)
+
+
+def _fit_together(pack: Sequence[Job], data: Data, systems: Any) -> dict[int, _Fitted]:
+    """Return the members of a pack by number; none where they must be trained one by one."""
+    fit_many = getattr(systems, "fit_many", None)
+    if fit_many is None:
+        return {}
+    clock = time.perf_counter()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            models = [_untrained(job, data, systems) for job in pack]
+            fit_many(models, [_training_part(job, data) for job in pack])
+        except Exception:  # noqa: BLE001 - trained alone, it fails again, and alone
+            return {}
+    seconds = (time.perf_counter() - clock) / len(pack)
+    # Nobody knows which member a warning speaks of: it is told once, by the first.
+    notes = [tuple(_said(caught)), *[()] * (len(pack) - 1)]
+    return {
+        job.number: _Fitted(model, seconds, said)
+        for job, model, said in zip(pack, models, notes, strict=True)
+    }
+
+
+def _untrained(job: Job, data: Data, systems: Any) -> Any:
+    views, _ = _cut(data.views, job.run.encoders)
+    chosen = {"chosen": job.chosen} if job.chosen else {}
+    return systems.build(job.run.name, views, job.seed, **chosen)
+
+
+def _training_part(job: Job, data: Data) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Return X, y and the speakers that a job may learn from."""
     train = job.fold.train
+    _, parts = _cut(data.views, job.run.encoders)
+    groups = None if data.speakers is None else data.speakers[train]
+    return _columns(data.X, train, parts), data.y[train], groups
+
+
+def _predict(
+    job: Job, fitted: _Fitted, data: Data, systems: Any
+) -> tuple[dict[str, np.ndarray], dict[str, float], float]:
+    """Return probabilities (test clips sorted) and seconds of each evaluation rule, and of all."""
     # The test clips come in a shuffled order: a transductive system couples neighbours, and in the
     # order of a corpus neighbours share their speaker or even their label.
     test = np.random.default_rng(job.seed).permutation(job.fold.test)
-    clock = time.perf_counter()
-    model = systems.build(job.run.name, views, job.seed)
-    groups = None if data.speakers is None else data.speakers[train]
-    model.fit(_columns(data.X, train, parts), data.y[train], groups=groups)
-    fitted = time.perf_counter() - clock
-    probabilities, seconds = {}, {}
+    _, parts = _cut(data.views, job.run.encoders)
+    model = fitted.model
+    probabilities, seconds, elapsed = {}, {}, fitted.seconds
     inputs = _columns(data.X, test, parts)
     for rule in job.rules:
         clock = time.perf_counter()
@@ -188,8 +292,10 @@ def _fit_and_predict(
         given = model.predict_proba(inputs, **asked)
         aligned = _aligned(given, model.classes_.tolist(), data.labels, len(test))
         probabilities[rule] = aligned[np.argsort(test)]
-        seconds[rule] = fitted + time.perf_counter() - clock
-    return probabilities, seconds
+        spent = time.perf_counter() - clock
+        seconds[rule] = fitted.seconds + spent
+        elapsed += spent
+    return probabilities, seconds, elapsed
 
 
 def _cut(

@@ -8,6 +8,7 @@ year's runs.
 from __future__ import annotations
 
 import json
+import math
 import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -104,6 +105,51 @@ class SystemNote:
         return f"System '{self.name}' on {'+'.join(self.encoders)}{often}: {self.text}"
 
 
+@dataclass(frozen=True)
+class SystemTuning:
+    """The settings that a system was given in one fold, found inside its training part.
+
+    Parameters
+    ----------
+    name, encoders
+        As in `SystemEntry`.
+    fold : str
+        In which all seeds share them.
+    chosen : mapping of str to float
+        The settings with the best mean UAR over the inner folds; empty where there are none.
+    uar, default_uar : float
+        That UAR, of the chosen and of the untuned settings; NaN without inner folds. Both are
+        optimistic: the settings were chosen by them.
+    trials, pruned : int
+        How many settings were tried, and how many of them were given up early.
+    inner : str
+        How the training part was divided.
+    """
+
+    name: str
+    encoders: tuple[str, ...]
+    fold: str
+    chosen: Mapping[str, float]
+    uar: float
+    default_uar: float
+    trials: int
+    pruned: int
+    inner: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values; an undefined UAR is None."""
+        table = asdict(self) | {"encoders": list(self.encoders), "chosen": dict(self.chosen)}
+        for name in ("uar", "default_uar"):
+            table[name] = None if math.isnan(table[name]) else table[name]
+        return table
+
+    @classmethod
+    def from_dict(cls, table: Mapping[str, Any]) -> SystemTuning:
+        """Return what `to_dict` wrote."""
+        undefined = {name: math.nan for name in ("uar", "default_uar") if table[name] is None}
+        return cls(**{**_tupled(table), **undefined})
+
+
 @dataclass(frozen=True, eq=False)
 class Predictions:
     """Out-of-fold predictions of several systems on the same clips.
@@ -121,6 +167,8 @@ class Predictions:
         The systems that are absent from it.
     notes : tuple of SystemNote
         Warnings of the training.
+    tunings : tuple of SystemTuning
+        What was chosen in which fold; empty where nothing was tuned.
     """
 
     frame: pd.DataFrame
@@ -128,6 +176,7 @@ class Predictions:
     entries: tuple[SystemEntry, ...]
     failures: tuple[SystemFailure, ...] = ()
     notes: tuple[SystemNote, ...] = ()
+    tunings: tuple[SystemTuning, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse a frame that is no record of these systems.
@@ -195,6 +244,7 @@ class Predictions:
             "entries": [asdict(entry) for entry in self.entries],
             "failures": [asdict(failure) for failure in self.failures],
             "notes": [asdict(note) for note in self.notes],
+            "tunings": [tuning.to_dict() for tuning in self.tunings],
         }
         kinds = dict.fromkeys(COLUMNS, pa.string()) | {"seed": pa.int64()}
         schema = pa.schema([(name, kinds.get(name, pa.float32())) for name in self._columns()])
@@ -242,6 +292,7 @@ class Predictions:
             entries=tuple(SystemEntry(**_tupled(entry)) for entry in about["entries"]),
             failures=tuple(SystemFailure(**_tupled(one)) for one in about["failures"]),
             notes=tuple(SystemNote(**_tupled(note)) for note in about["notes"]),
+            tunings=tuple(SystemTuning.from_dict(one) for one in about.get("tunings", ())),
         )
 
     def _columns(self) -> tuple[str, ...]:

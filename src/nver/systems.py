@@ -6,15 +6,18 @@ trained network is the same, only the coupling of test clips differs (`nver.fusi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from nver.errors import SettingsError
 from nver.registry import unknown
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from nver.estimators import EmotionClassifier, FusionClassifier
+    from nver.training import TrainingSettings
 
 COUPLINGS: Mapping[str, str | None] = {"": None, "inductive": None, "transductive": "batch"}
 """Evaluation rule to the `coupling` of `predict_proba`; None is the estimator's own."""
@@ -49,7 +52,23 @@ class SystemSpec:
         return f"{self.name}-transductive" if rule == "transductive" else self.name
 
 
+@dataclass(frozen=True)
+class Span:
+    """The values of a setting that a search may try; `log` where factors matter, not steps."""
+
+    low: float
+    high: float
+    log: bool = False
+
+
 _BOTH = ("inductive", "transductive")
+
+SPANS: Mapping[str, Span] = {
+    "learning_rate": Span(2e-4, 5e-3, log=True),
+    "dropout": Span(0.1, 0.8),
+    "eps": Span(0.01, 0.5, log=True),
+}
+"""What `nver evaluate --tune` searches; `eps` only where there is a transport plan."""
 
 SYSTEMS: Mapping[str, SystemSpec] = {
     spec.name: spec
@@ -91,8 +110,41 @@ def get_system(name: str) -> SystemSpec:
     return SYSTEMS[name]
 
 
+def space(name: str) -> Mapping[str, float]:
+    """Return the settings of a system that can be tuned, with the values that it has untuned.
+
+    Each lies within its span in `SPANS`. Linear systems have none.
+
+    Raises
+    ------
+    UnknownNameError
+        If there is no such system.
+    """
+    spec = get_system(name)
+    if spec.settings.get("head") in ("lda", "logreg"):
+        return {}
+    recipe = _recipe(spec)
+    found = {"learning_rate": recipe.learning_rate, "dropout": recipe.dropout}
+    if spec.rules == _BOTH:
+        from nver.estimators import FusionClassifier
+
+        found["eps"] = FusionClassifier().eps
+    return found
+
+
+def _recipe(spec: SystemSpec) -> TrainingSettings:
+    """Return the recipe that the estimator of a network takes by itself."""
+    from nver.training import TrainingSettings
+
+    convolves = "cnn" in spec.settings.values()
+    return TrainingSettings.convolutional() if convolves else TrainingSettings()
+
+
 def build(
-    name: str, views: Mapping[str, slice], seed: int = 0
+    name: str,
+    views: Mapping[str, slice],
+    seed: int = 0,
+    chosen: Mapping[str, float] | None = None,
 ) -> EmotionClassifier | FusionClassifier:
     """Return the untrained estimator of a system.
 
@@ -105,11 +157,13 @@ def build(
         more for a fusion.
     seed : int
         Of initial weights, order of clips, dropout and companions.
+    chosen : mapping of str to float, optional
+        Settings in place of the system's own; names from `space`.
 
     Raises
     ------
     UnknownNameError
-        If there is no such system.
+        If there is no such system, or it has no such setting.
     SettingsError
         If the number of views does not fit the system.
     """
@@ -121,6 +175,38 @@ def build(
         )
     from nver.estimators import EmotionClassifier, FusionClassifier
 
+    given = dict(spec.settings) | _chosen(spec, chosen or {})
     if "head" in spec.settings:
-        return EmotionClassifier(**spec.settings, random_state=seed)
-    return FusionClassifier(**spec.settings, views=dict(views), random_state=seed)
+        return EmotionClassifier(**given, random_state=seed)
+    return FusionClassifier(**given, views=dict(views), random_state=seed)
+
+
+def _chosen(spec: SystemSpec, chosen: Mapping[str, float]) -> dict[str, Any]:
+    """Return chosen settings as arguments of the estimator."""
+    if not chosen:
+        return {}
+    known = space(spec.name)
+    for name in chosen:
+        if name not in known:
+            raise unknown(f"setting of '{spec.name}'", name, known)
+    inside = {name: value for name, value in chosen.items() if name != "eps"}
+    outside = {name: value for name, value in chosen.items() if name == "eps"}
+    return {"settings": replace(_recipe(spec), **inside), **outside}  # type: ignore[arg-type]
+
+
+def fit_many(
+    models: Sequence[EmotionClassifier | FusionClassifier],
+    parts: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray | None]],
+) -> None:
+    """Train several estimators of one system, each on its X, y and speakers, in place.
+
+    Each becomes what its own `fit` would have made of it.
+    """
+    from nver import estimators
+
+    together = getattr(estimators, "fit_many", None)
+    if together is not None:
+        together(models, parts)
+        return
+    for model, (X, y, groups) in zip(models, parts, strict=True):
+        model.fit(X, y, groups=groups)

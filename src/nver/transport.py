@@ -5,9 +5,9 @@ Given a cost M [n, m] and weights a [n], b [m], the entropic plan (Cuturi, NeurI
     P = argmin <P, M> + eps sum P (log P - 1)   subject to   P 1 = a,  P^T 1 = b,
 
 and has the form P_ij = exp((f_i + g_j - M_ij) / eps). Sinkhorn's iteration finds the potentials f
-and g; here it runs on batches of problems and on logarithms (Peyre & Cuturi 2019, remark 4.23), so
-that a small eps underflows nothing. A plan says how far it is from its marginals:
-`TransportPlan.converged` is measured on the plan that is returned, not assumed.
+and g; here it runs on batches of problems, and on logarithms (Peyre & Cuturi 2019, remark 4.23)
+wherever a small eps would underflow; `nver.scaling` holds the solvers. A plan says how far it is
+from its marginals: `TransportPlan.converged` is measured on the plan that is returned, not assumed.
 
 Good for n, m up to about a thousand. Larger clouds want a method that never forms M.
 """
@@ -22,9 +22,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nver.errors import SettingsError
-
-CHECK_EVERY = 10
-"""Iterations between two looks at the marginal error; a look costs a third of an iteration."""
+from nver.scaling import solve
+from nver.scaling.problem import Problem
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,11 +152,12 @@ def sinkhorn(
     iterations : int
         Limit on the pairs of updates (rows, then columns), at least 1.
     tolerance : float
-        On the marginal error; problems below it stop early. 0 runs every iteration.
+        On the marginal error, looked at after every tenth iteration; problems below it stop. 0 runs
+        every iteration.
     plan_gradient : bool
-        True lets gradients flow through the plan: the exact ones of the iterations that ran, by
-        automatic differentiation, which holds every iteration in memory. The paper's
-        re-implementation has none.
+        True lets gradients flow through the plan to costs and weights: the exact ones of the
+        iterations that ran. They hold n + m numbers per iteration in memory, not n m, and cannot be
+        differentiated again. The paper's re-implementation has none.
 
     Raises
     ------
@@ -174,52 +174,35 @@ def sinkhorn(
             [0.0000, 0.5000]])
     """
     _check_settings(eps, iterations, tolerance)
+    shape = cost.shape
     with torch.set_grad_enabled(plan_gradient and torch.is_grad_enabled()):
-        a = _weights(source, cost.shape[:-1], cost, "source")
-        b = _weights(target, cost.shape[:-2] + cost.shape[-1:], cost, "target")
-        scores = -cost / eps
-        u, v, count = _iterate(scores, a, b, iterations, tolerance)
-        plan = torch.exp(scores + u.unsqueeze(-1) + v.unsqueeze(-2))
-    held = plan.detach()
-    error = (held.sum(-1) - a).abs().sum(-1) + (held.sum(-2) - b).abs().sum(-1)
+        wide = cost.float() if cost.dtype in (torch.float16, torch.bfloat16) else cost
+        a = _weights(source, shape[:-1], wide, "source")
+        b = _weights(target, shape[:-2] + shape[-1:], wide, "target")
+        if source is not None or target is not None:
+            wide = wide.masked_fill((a == 0).unsqueeze(-1) | (b == 0).unsqueeze(-2), 0)
+        problem = Problem(
+            wide.reshape(-1, *shape[-2:]),
+            a.reshape(-1, shape[-2]),
+            b.reshape(-1, shape[-1]),
+            eps,
+            iterations,
+            tolerance,
+        )
+        found = solve(problem, plan_gradient)
+        plan = found.plan.view(shape).to(cost.dtype)
+    error = found.error.view(shape[:-2])
     return TransportPlan(
         plan=plan,
-        source=a.detach(),
-        target=b.detach(),
-        row_potential=u.detach() * eps,
-        column_potential=v.detach() * eps,
-        marginal_error=error.detach(),
-        iterations=count,
-        converged=error.detach() <= tolerance,
+        source=a.detach().to(cost.dtype),
+        target=b.detach().to(cost.dtype),
+        row_potential=(found.row * eps).view(a.shape).to(cost.dtype),
+        column_potential=(found.column * eps).view(b.shape).to(cost.dtype),
+        marginal_error=error.to(cost.dtype),
+        iterations=found.iterations.view(shape[:-2]),
+        converged=error <= tolerance,
         eps=eps,
     )
-
-
-def _iterate(
-    scores: Tensor, a: Tensor, b: Tensor, iterations: int, tolerance: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return u = f / eps, v = g / eps, and how many updates each problem got."""
-    log_a, log_b = a.log(), b.log()
-    u, v = torch.zeros_like(a), torch.zeros_like(b)
-    count = torch.zeros(scores.shape[:-2], dtype=torch.int64, device=scores.device)
-    active: Tensor | None = None  # None: every problem is still running
-    for step in range(iterations):
-        rows = torch.logsumexp(scores + v.unsqueeze(-2), dim=-1)
-        if tolerance > 0 and step and step % CHECK_EVERY == 0:
-            # The columns fit exactly after their update, and u + rows is the log of the rows' mass.
-            error = ((u + rows).exp() - a).detach().abs().sum(-1)
-            done = error <= tolerance
-            active = ~done if active is None else active & ~done
-            if not bool(active.any()):
-                break
-        new_u = log_a - rows
-        new_v = log_b - torch.logsumexp(scores + new_u.unsqueeze(-1), dim=-2)
-        if active is None:
-            u, v, count = new_u, new_v, count + 1
-        else:
-            still = active.unsqueeze(-1)
-            u, v, count = torch.where(still, new_u, u), torch.where(still, new_v, v), count + active
-    return u, v, count
 
 
 def _weights(given: Tensor | None, shape: torch.Size, like: Tensor, name: str) -> Tensor:
@@ -232,7 +215,7 @@ def _weights(given: Tensor | None, shape: torch.Size, like: Tensor, name: str) -
             f"The {name} weights must be at least 0 with a sum above 0 in every problem; "
             f"the lowest weight is {float(given.min()):g}, the lowest sum {float(total.min()):g}."
         )
-    return given / total
+    return (given / total).to(like.dtype).expand(shape)
 
 
 def _check_settings(eps: float, iterations: int, tolerance: float) -> None:

@@ -44,6 +44,7 @@ def test_a_run_leaves_the_promised_files(finished: Path) -> None:
         "projection.parquet",
         "report.html",
         "figures",
+        "trainings",
     }
 
 
@@ -109,6 +110,52 @@ def test_a_second_run_encodes_nothing_and_scores_the_same(bursts, finished, tmp_
     first = json.loads((finished / "scores.json").read_text())
     for entry, other in zip(run.scores["systems"], first["systems"], strict=True):
         assert entry | {"seconds": 0} == other | {"seconds": 0}
+
+
+def test_the_same_command_again_trains_nothing(bursts, finished, tmp_path, monkeypatch) -> None:
+    from nver import estimators
+
+    copy = tmp_path / "copy"
+    shutil.copytree(finished, copy)
+    trained = []
+    fit = estimators.EmotionClassifier.fit
+    monkeypatch.setattr(
+        estimators.EmotionClassifier,
+        "fit",
+        lambda *args, **more: trained.append(args) or fit(*args, **more),
+    )
+    assert _evaluate(bursts, copy, "--folds", "column:fold") == cli.DONE
+    assert trained == []
+    for name in ("predictions.parquet", "scores.json"):
+        assert (copy / name).read_bytes() == (finished / name).read_bytes()
+    # What is missing, and nothing else, is trained: here one fold of one system.
+    shutil.copytree(finished / "trainings", tmp_path / "stopped" / "trainings")
+    about = {
+        path: json.loads(np.load(path)["about"].tobytes())
+        for path in (tmp_path / "stopped" / "trainings").iterdir()
+    }
+    next(path for path, facts in about.items() if facts["system"] == "lda").unlink()
+    assert _evaluate(bursts, tmp_path / "stopped", "--folds", "column:fold") == cli.DONE
+    assert len(trained) == 1
+    again = pd.read_parquet(tmp_path / "stopped" / "predictions.parquet")
+    assert again.equals(pd.read_parquet(finished / "predictions.parquet"))
+
+
+def test_tuned_settings_are_recorded_fold_by_fold(bursts, tmp_path) -> None:
+    pytest.importorskip("optuna")
+    settings = nver.Settings(
+        str(bursts), ("prosodic",), systems=("fcn", "lda"), folds="column:fold", jobs=1, tune=2
+    )
+    run = nver.evaluate(settings, tmp_path / "run")
+    told = json.loads((run.folder / "run.json").read_text())
+    assert told["settings"]["tune"] == 2
+    places = [(entry["name"], *entry["encoders"], entry["fold"]) for entry in told["tuning"]]
+    assert places == [("fcn", "prosodic", fold) for fold in ("s01", "s02", "s03")]
+    for entry in told["tuning"]:
+        assert set(entry["chosen"]) == {"learning_rate", "dropout"}
+        assert entry["uar"] >= entry["default_uar"]
+        assert entry["inner"] == "2 folds by speaker"
+        assert entry["trials"] == 2
 
 
 def test_the_report_is_rebuilt_from_the_record_alone(finished, tmp_path, capsys) -> None:

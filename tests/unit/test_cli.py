@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
 
 import pytest
+import tqdm
 
 from nver import cli
+from nver.arguments import parser
+from nver.progress import TimedProgress
 
 
 def _modules_after(code: str) -> set[str]:
@@ -81,7 +85,7 @@ def test_ctrl_c_says_what_is_kept(capsys, monkeypatch) -> None:
 
     monkeypatch.setattr(listings, "systems", interrupted)
     assert cli.main(["systems"]) == cli.INTERRUPTED
-    assert "What was encoded is kept" in capsys.readouterr().err
+    assert "What was encoded and trained is kept" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("listing", ["encoders", "corpora", "systems"])
@@ -95,3 +99,27 @@ def test_listings_are_text_or_json(listing: str, capsys, nver_home) -> None:
         assert row["name"] in text
         if "available" in row:
             assert row["available"] or row["reason"]
+
+
+def test_a_bar_tells_what_is_done_and_the_time_left(monkeypatch) -> None:
+    screen = io.StringIO()
+
+    class Shown(tqdm.tqdm):
+        def __init__(self, **options) -> None:
+            super().__init__(**(options | {"delay": 0, "disable": False}), file=screen)
+
+    monkeypatch.setattr(tqdm, "tqdm", Shown)
+    with cli._Bars() as bars:
+        assert isinstance(bars, TimedProgress)
+        bars("trainings", 30, 175)
+        bars.time_left("trainings", 754.0)
+        bars("trainings", 31, 175)
+        bars._bars["trainings"].refresh()
+    assert "31/175" in screen.getvalue()
+    assert "about 12:34 left" in screen.getvalue()
+
+
+@pytest.mark.parametrize(("given", "tune"), [([], None), (["--tune"], 16), (["--tune", "5"], 5)])
+def test_tune_takes_a_number_or_none(given: list[str], tune: int | None) -> None:
+    argv = ["evaluate", "synthetic", "-e", "spectral", *given, "--out", "run"]
+    assert cli._settings(parser().parse_args(argv)).tune == tune

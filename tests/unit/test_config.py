@@ -42,7 +42,7 @@ def test_an_unknown_encoder_gets_the_nearest() -> None:
         EncoderChoice.parse("spectrl").load()
 
 
-@pytest.mark.parametrize("wrong", [{"encoders": ()}, {"k": 1}, {"seeds": 0}])
+@pytest.mark.parametrize("wrong", [{"encoders": ()}, {"k": 1}, {"seeds": 0}, {"tune": 1}])
 def test_settings_that_cannot_run_are_refused(wrong: dict) -> None:
     with pytest.raises(SettingsError, match=r"Expected .*"):
         Settings(**({"corpus": "synthetic", "encoders": ("spectral",)} | wrong))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -236,6 +237,27 @@ class TestBatches:
         again = []
         extract(tones, encoders[:1], store, progress=lambda *call: again.append(call))
         assert again == [("embeddings", 11, 11)]
+
+
+def test_memory_does_not_grow_with_the_audio(tmp_path, monkeypatch):
+    """Of a clip only its facts remain (2 kB), whatever its duration: a second has 64 kB."""
+    monkeypatch.setattr(extraction, "WINDOW_CLIPS", 8)
+    listener = Listener()
+    peaks = []
+    for clips in (16, 16, 64):
+        folder = tmp_path / f"{clips} {len(peaks)}"
+        (folder / "low").mkdir(parents=True)
+        names = [f"low/{number}.wav" for number in range(clips)]
+        for number, name in enumerate(names):
+            sound = np.random.default_rng((len(peaks), number)).uniform(-0.5, 0.5, 16_000)
+            soundfile.write(folder / name, sound, 16_000)
+        tracemalloc.start()
+        extract(corpus_of(folder, names), [listener], EmbeddingStore(folder / "store"))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        listener.batches.clear()
+    # The first run also counts what libraries keep from then on.
+    assert peaks[2] - peaks[1] < (64 - 16) * 6_000
 
 
 class TestFailures:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+import warnings
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,7 +12,7 @@ import pytest
 import torch
 
 from nver import systems
-from nver.jobs import Data, Job, SystemRun, Systems, execute
+from nver.jobs import Data, Job, SystemRun, Systems, execute, train_pack
 from nver.splits import Fold
 
 RUN = SystemRun("toy", ("b", "a"))
@@ -47,13 +50,19 @@ def data():
     return Data(X, np.array(["joy", "fear", "joy", "fear"]), speakers, views, ("fear", "joy"))
 
 
+def trained(data, systems, *jobs):
+    """Return the outcomes of one pack."""
+    (outcomes,) = execute(train_pack, [jobs], 1, data, systems)
+    return outcomes
+
+
 def job(rules=("",), seed=7):
     return Job(3, RUN, rules, Fold("0", np.array([2, 3]), np.array([0, 1])), seed)
 
 
 def test_a_job_trains_on_its_columns_rows_and_seed(data):
     recorder = Recorder()
-    (outcome,) = execute([job()], 1, data, recorder)
+    (outcome,) = trained(data, recorder, job())
     assert (recorder.name, recorder.seed) == ("toy", 7)
     assert recorder.views == {"b": slice(0, 2), "a": slice(2, 3)}
     np.testing.assert_array_equal(recorder.X, data.X[2:][:, [1, 2, 0]])
@@ -65,7 +74,7 @@ def test_a_job_trains_on_its_columns_rows_and_seed(data):
 
 def test_probabilities_are_put_in_the_order_of_labels_and_clips(data):
     for seed in range(4):  # the test clips are shuffled by the seed
-        (outcome,) = execute([job(seed=seed)], 1, data, Recorder())
+        (outcome,) = trained(data, Recorder(), job(seed=seed))
         joy = data.X[:2, 1]
         expected = np.stack([1 - joy, joy], axis=1)
         np.testing.assert_allclose(outcome.probabilities[""], expected, atol=1e-6)
@@ -77,7 +86,7 @@ def test_it_computes_with_one_thread_and_puts_the_number_back(data):
     torch.set_num_threads(2)
     try:
         recorder = Recorder()
-        list(execute([job()], 1, data, recorder))
+        trained(data, recorder, job())
         assert recorder.threads == 1
         assert torch.get_num_threads() == 2
     finally:
@@ -85,7 +94,7 @@ def test_it_computes_with_one_thread_and_puts_the_number_back(data):
 
 
 def test_an_unknown_rule_is_a_failure_that_names_its_place(data):
-    (outcome,) = execute([job(rules=("psychic",))], 1, data, Recorder())
+    (outcome,) = trained(data, Recorder(), job(rules=("psychic",)))
     assert outcome.probabilities == {}
     assert outcome.failure.sentence() == (
         "System 'toy' on b+a failed in fold '0', seed 7: KeyError: 'psychic'"
@@ -100,7 +109,87 @@ def test_ctrl_c_is_no_failure_of_a_system(data):
 
     recorder.fit = interrupted
     with pytest.raises(KeyboardInterrupt):
-        list(execute([job()], 1, data, recorder))
+        trained(data, recorder, job())
+
+
+class Together:
+    """A table that trains several recorders at once, unless one of them must not be trained."""
+
+    def __init__(self, forbidden=None):
+        self.COUPLINGS, self.forbidden, self.calls = {"": None}, forbidden, []
+
+    def build(self, name, views, seed, chosen=None):
+        model = Recorder().build(name, views, seed)
+        model.chosen = chosen
+        if seed == self.forbidden:
+            model.fit = self._refuse
+        return model
+
+    def _refuse(self, X, y, groups=None):
+        raise FloatingPointError("the cost is not finite")
+
+    def fit_many(self, models, parts):
+        self.calls.append([model.seed for model in models])
+        warnings.warn("two of them did not converge", UserWarning, stacklevel=1)
+        for model, (X, y, groups) in zip(models, parts, strict=True):
+            model.fit(X, y, groups=groups)
+
+
+def pack(*seeds):
+    return [replace(job(seed=seed), number=seed) for seed in seeds]
+
+
+def test_a_pack_is_trained_at_once_and_each_member_is_what_it_is_alone(data):
+    table = Together()
+    outcomes = trained(data, table, *pack(3, 4, 5))
+    assert table.calls == [[3, 4, 5]]
+    assert [outcome.number for outcome in outcomes] == [3, 4, 5]
+    for outcome in outcomes:
+        (alone,) = trained(data, Recorder(), job(seed=outcome.number))
+        np.testing.assert_array_equal(outcome.probabilities[""], alone.probabilities[""])
+        assert outcome.failure is None
+        assert 0 < outcome.elapsed < 60
+    said = [outcome.notes for outcome in outcomes]
+    assert said == [("UserWarning: two of them did not converge",), (), ()]
+
+
+def test_in_a_pack_one_failure_is_one_members(data):
+    outcomes = trained(data, Together(forbidden=4), *pack(3, 4, 5))
+    assert [outcome.failure is None for outcome in outcomes] == [True, False, True]
+    assert outcomes[1].failure.sentence() == (
+        "System 'toy' on b+a failed in fold '0', seed 4: FloatingPointError: the cost is not finite"
+    )
+
+
+def test_a_table_that_cannot_trains_one_by_one(data):
+    recorder = Recorder()
+    outcomes = trained(data, recorder, *pack(3, 4))
+    assert [outcome.number for outcome in outcomes] == [3, 4]
+    assert recorder.seed == 4
+
+
+def test_alone_a_job_needs_no_pack(data):
+    table = Together()
+    trained(data, table, job())
+    assert table.calls == []
+
+
+def test_chosen_settings_reach_the_table(data):
+    built = []
+    table = Together()
+    build = table.build
+    table.build = lambda *args, **more: built.append(more) or build(*args, **more)
+    trained(data, table, replace(job(), chosen={"dropout": 0.4}), job())
+    assert built[-2:] == [{"chosen": {"dropout": 0.4}}, {}]
+
+
+def test_a_training_is_counted_once_however_many_rules_judge_it(data):
+    recorder = Recorder()
+    recorder.COUPLINGS = {"inductive": None, "transductive": None}
+    recorder.fit = lambda *args, **more: time.sleep(0.05) or Recorder.fit(recorder, *args, **more)
+    (outcome,) = trained(data, recorder, job(rules=("inductive", "transductive")))
+    assert min(outcome.seconds.values()) >= 0.05
+    assert outcome.elapsed < sum(outcome.seconds.values())
 
 
 def test_the_table_of_systems_keeps_the_protocol():

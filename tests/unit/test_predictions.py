@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -16,6 +18,7 @@ from nver.predictions import (
     SystemEntry,
     SystemFailure,
     SystemNote,
+    SystemTuning,
     scores,
 )
 
@@ -171,6 +174,19 @@ def test_the_record_comes_back_from_disk(tmp_path):
     assert again.frame["seed"].dtype == np.int64
     assert again.frame["p_sad"].dtype == np.float32
     assert again.frame["speaker"].isna().sum() == 18
+
+
+def test_what_was_tuned_comes_back_from_disk(tmp_path):
+    found = SystemTuning("lda", ("a",), "0", {"eps": 0.1}, 0.5, 0.25, 8, 3, "4 folds by speaker")
+    nothing = SystemTuning("lda", ("a",), "1", {}, math.nan, math.nan, 0, 0, "cannot be divided")
+    predictions = replace(record(), tunings=(found, nothing))
+    predictions.to_parquet(tmp_path / "predictions.parquet")
+    again = Predictions.from_parquet(tmp_path / "predictions.parquet").tunings
+    assert again[0] == found
+    assert math.isnan(again[1].uar)
+    assert again[1].to_dict() == nothing.to_dict()
+    assert nothing.to_dict()["uar"] is None
+    assert found.to_dict()["chosen"] == {"eps": 0.1}
 
 
 def test_a_record_that_cannot_be_written_leaves_nothing(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 from nver.errors import SettingsError, UnknownNameError
 from nver.estimators import EmotionClassifier, FusionClassifier
 from nver.fusion import FUSIONS
-from nver.systems import COUPLINGS, SYSTEMS, build, get_system
+from nver.systems import COUPLINGS, SYSTEMS, build, fit_many, get_system, space
 from nver.training import TrainingSettings
 
 TWO = {"spectral": slice(0, 6), "prosodic": slice(6, 14)}
@@ -77,3 +77,50 @@ def test_the_number_of_encoders_must_fit():
 def test_an_unknown_system_gets_the_nearest():
     with pytest.raises(UnknownNameError, match=r"^Unknown system 'matta'\. Did you mean 'mata'\?"):
         get_system("matta")
+
+
+def _toy_part():
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((24, 14)), np.tile(["a", "b", "c"], 8)
+    return X, y, np.repeat(np.arange(8), 3)
+
+
+@pytest.mark.parametrize("name", [name for name in SYSTEMS if space(name)])
+def test_choosing_what_a_system_has_anyway_changes_nothing(name):
+    views = TWO if SYSTEMS[name].kind == "fusion" else {"spectral": slice(0, 14)}
+    own, chosen = build(name, views), build(name, views, 0, space(name))
+    kind = "cnn" if "cnn" in SYSTEMS[name].settings.values() else "fcn"
+    recipe = TrainingSettings.convolutional() if kind == "cnn" else TrainingSettings()
+    assert chosen.settings == recipe  # docs/recipe.md
+    assert own.get_params() | {"settings": recipe} == chosen.get_params()
+
+
+def test_what_is_chosen_is_what_is_trained():
+    mata = build("mata", TWO, 0, {"learning_rate": 0.002, "dropout": 0.25, "eps": 0.1})
+    assert (mata.eps, mata.fusion) == (0.1, "mata")
+    assert mata.settings == TrainingSettings(learning_rate=0.002, dropout=0.25)
+    X, y, groups = _toy_part()
+    one, other = (
+        build("concat", TWO, 0, {"dropout": dropout}).fit(X, y, groups).predict_proba(X)
+        for dropout in (0.1, 0.8)
+    )
+    assert abs(one - other).max() > 1e-3
+
+
+def test_a_setting_that_a_system_lacks_is_refused():
+    with pytest.raises(UnknownNameError, match="Unknown setting of 'concat' 'eps'"):
+        build("concat", TWO, 0, {"eps": 0.1})
+    with pytest.raises(UnknownNameError, match="Unknown setting of 'lda' 'dropout'"):
+        build("lda", {"a": slice(0, 3)}, 0, {"dropout": 0.1})
+
+
+def test_many_at_once_are_what_each_is_alone():
+    X, y, groups = _toy_part()
+    parts = [(X, y, groups), (X[3:], y[3:], groups[3:]), (X, y, None)]
+    models = [build("concat", TWO, seed) for seed in range(3)]
+    fit_many(models, parts)
+    for seed, (model, part) in enumerate(zip(models, parts, strict=True)):
+        alone = build("concat", TWO, seed).fit(*part)
+        np.testing.assert_allclose(
+            model.predict_proba(X), alone.predict_proba(X), rtol=1e-3, atol=1e-4
+        )

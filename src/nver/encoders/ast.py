@@ -34,6 +34,7 @@ from torch import Tensor
 
 from nver.audio import RESAMPLER
 from nver.encoders.base import Encoder, EncoderCard
+from nver.encoders.catalogue import licence_of
 from nver.encoders.checkpoint import CONFIG_FILE, sha256_of
 from nver.encoders.device import dtype_of, full_precision
 from nver.encoders.even_windows import even_starts
@@ -57,8 +58,6 @@ MODEL_TYPE = "audio-spectrogram-transformer"
 CITATION = (
     "Gong, Chung and Glass, AST: Audio Spectrogram Transformer, Interspeech 2021, arXiv:2104.01778"
 )
-LICENCES = {"MIT": "BSD-3-Clause"}  # by the owner on the hub: that of the authors' code
-UNKNOWN_LICENCE = "see the checkpoint's page"
 
 # The classifier has a layer norm of its own, so "layernorm." is no sign of the network's.
 LAYOUT = Layout(
@@ -217,7 +216,8 @@ class ASTEncoder(Encoder):
                 "-e ast=MIT/ast-finetuned-audioset-10-10-0.4593."
             )
         self._dtype, self._device = dtype_of("ast", dtype), torch.device(device)
-        model = find_model("ast", checkpoint, EXTRA)
+        licence = licence_of("ast", str(checkpoint))
+        model = find_model("ast", checkpoint, EXTRA, licence=licence)
         require_type("ast", model, MODEL_TYPE)
         self._network = load_network(model, LAYOUT, self._dtype, device)
         config: Any = self._network.config
@@ -243,7 +243,7 @@ class ASTEncoder(Encoder):
             rate=recipe.bank.rate,
             modality="audio-only",
             pooling="class and distillation token" if readout.pooling == "cls" else pooling,
-            licence=LICENCES.get(model.name.partition("/")[0], UNKNOWN_LICENCE),
+            licence=licence_of("ast", model.name),
             citation=CITATION,
             revision=model.revision,
             parameters=sum(tensor.numel() for tensor in self._network.parameters()),

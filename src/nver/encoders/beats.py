@@ -228,6 +228,7 @@ class BEATsEncoder(Encoder):
             raise unknown("tail of 'beats'", tail, TAILS)
         precision = dtype_of("beats", dtype)
         require_device(device)
+        self._device = device
         files = find_files("beats", FOLDERS, checkpoint, LICENCE)
         tower = without_copies(read_published(files, own_name))
         recipe = read_recipe(tower)
@@ -289,7 +290,7 @@ class BEATsEncoder(Encoder):
             whole = spectrogram[: len(spectrogram) // PATCH * PATCH]
             parts = (whole[window] for window in slices(len(whole), WINDOW))
             clips.append([Window(part, len(part) // PATCH * ROW) for part in parts])
-        return embed_windows(clips, self._states, self._readout)
+        return embed_windows(clips, self._states, self._readout, self._device)
 
     def tokens(
         self, spectrograms: Float[Tensor, "windows frames mels"]

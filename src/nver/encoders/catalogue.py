@@ -350,21 +350,30 @@ def checkpoint_of(name: str, given: str | Path | None) -> str | Path | None:
     return folder_here(name) or next(iter(entry.checkpoints.values()))
 
 
-def licence_of(name: str, checkpoint: str, otherwise: str = PAGE) -> str:
-    """Return the licence of a checkpoint: its entry's where it is one of it, or the encoder's own.
+def licence_of(name: str, checkpoint: str) -> str:
+    """Return the licence of a checkpoint, as far as its name tells.
+
+    That of the published checkpoint of the same id, or of the same last part where it is a folder;
+    that of the encoder's entry where it is non-commercial, since what is made from such a network
+    is so too; else `PAGE`.
 
     Parameters
     ----------
     name : str
-        The encoder's name; "speech" reads checkpoints of many entries.
+        The encoder's name.
     checkpoint : str
         A folder or a hub id, perhaps with a revision.
-    otherwise : str
-        Where no entry knows it.
+
+    Examples
+    --------
+    >>> licence_of("speech", "facebook/mms-1b"), licence_of("whisper", "models/whisper-tiny")
+    ('CC BY-NC 4.0 (non-commercial)', 'MIT')
     """
-    identity = checkpoint.partition("@")[0]
+    identity = checkpoint.partition("@")[0].rstrip("/")
+    last = identity.rpartition("/")[2]
+    own = CATALOGUE.get(name)
     for entry in CATALOGUE.values():
-        if identity in entry.checkpoints.values():
+        ids = entry.checkpoints.values()
+        if identity in ids or (entry is own and last in (id_.rpartition("/")[2] for id_ in ids)):
             return entry.licence
-    entry = CATALOGUE.get(name)
-    return entry.licence if entry is not None and entry.checkpoints else otherwise
+    return own.licence if own is not None and "non-commercial" in own.licence else PAGE

@@ -34,6 +34,7 @@ from torch.nn import functional
 
 from nver.audio import RESAMPLER
 from nver.encoders.base import Encoder, EncoderCard
+from nver.encoders.catalogue import licence_of
 from nver.encoders.checkpoint import CONFIG_FILE, sha256_of
 from nver.encoders.clap_spectrogram import PADDINGS, WINDOWS, Spectrograms
 from nver.encoders.device import dtype_of, full_precision
@@ -57,8 +58,6 @@ CITATION = (
     "Wu et al., Large-scale contrastive language-audio pretraining with feature fusion and "
     "keyword-to-caption augmentation, ICASSP 2023, arXiv:2211.06687"
 )
-LICENCES = {"laion": "Apache-2.0"}  # by the owner on the hub
-UNKNOWN_LICENCE = "see the checkpoint's page"
 
 # Computed from the configuration, or a counter of training: older files lack them.
 UNUSED = ("relative_position_index", "num_batches_tracked")
@@ -125,7 +124,8 @@ class ClapEncoder(Encoder):
             raise unknown("windows of 'clap'", windows, WINDOWS)
         self._dtype, self._device = dtype_of("clap", dtype), torch.device(device)
         self._representation = representation
-        model = find_model("clap", checkpoint, EXTRA)
+        licence = licence_of("clap", str(checkpoint))
+        model = find_model("clap", checkpoint, EXTRA, licence=licence)
         require_type("clap", model, MODEL_TYPE)
         self._network: Any = load_network(model, LAYOUT, self._dtype, device)
         self._spectrograms = read_spectrograms(model, self._network.config, windows)
@@ -142,7 +142,7 @@ class ClapEncoder(Encoder):
             rate=self._spectrograms.rate,
             modality="multimodal",
             pooling=REPRESENTATIONS[self._representation],
-            licence=LICENCES.get(model.name.partition("/")[0], UNKNOWN_LICENCE),
+            licence=licence_of("clap", model.name),
             citation=CITATION,
             revision=model.revision,
             parameters=sum(tensor.numel() for tensor in self._network.parameters()),

@@ -212,6 +212,7 @@ class DashengEncoder(Encoder):
             raise unknown("last window of 'dasheng'", last, LAST)
         precision = dtype_of("dasheng", dtype)
         require_device(device)
+        self._device = device
         files = find_files("dasheng", FOLDERS, checkpoint, LICENCE)
         tower = read_published(files, own_name)
         width, depth, heads = checked(tower)
@@ -279,7 +280,7 @@ class DashengEncoder(Encoder):
     def embed(self, inputs: Sequence[np.ndarray]) -> Embeddings:
         """Return the embeddings [clips, dim]; windows of equal length share a forward pass."""
         clips = [self.windows(spectrogram) for spectrogram in inputs]
-        return embed_windows(clips, self._states, self._readout)
+        return embed_windows(clips, self._states, self._readout, self._device)
 
     def windows(self, spectrogram: Float32[np.ndarray, "frames mels"]) -> list[Window]:
         """Return the windows of a clip: whole patches only, or zeros after the last."""

@@ -180,6 +180,7 @@ class EATEncoder(Encoder):
     ) -> None:
         precision = dtype_of("eat", dtype)
         require_device(device)
+        self._device = device
         files = find_files("eat", FOLDERS, checkpoint, LICENCE)
         tower = read_published(files, own_name)
         width, depth, heads = checked(tower)
@@ -248,7 +249,7 @@ class EATEncoder(Encoder):
     def embed(self, inputs: Sequence[np.ndarray]) -> Embeddings:
         """Return the embeddings [clips, dim]; windows of equal length share a forward pass."""
         clips = [self.windows(spectrogram) for spectrogram in inputs]
-        return embed_windows(clips, self._states, self._readout, class_tokens=1)
+        return embed_windows(clips, self._states, self._readout, self._device, class_tokens=1)
 
     def windows(self, spectrogram: Float32[np.ndarray, "frames mels"]) -> list[Window]:
         """Return the windows of a clip, padded to whole patches, or to `frames`."""

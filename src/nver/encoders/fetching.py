@@ -22,6 +22,7 @@ EXTRA = "speech"  # brings the hub's client
 TOWERS = {
     "imagebind": "nver.encoders.imagebind:TOWER",
     "languagebind": "nver.encoders.languagebind:TOWER",
+    "xvector": "nver.encoders.xvector:TOWER",
 }
 """Encoders whose audio tower is fetched alone."""
 

@@ -46,7 +46,7 @@ def from_file(name: str) -> Callable[..., Any]:
     Raises
     ------
     EncoderError
-        If there is no such file, or it cannot be run.
+        If there is no such file, it cannot be run, or it is neither a class nor a function.
     UnknownNameError
         If the file has nothing of that name.
     """
@@ -68,6 +68,10 @@ def from_file(name: str) -> Callable[..., Any]:
         names = [known for known in vars(module) if not known.startswith("_")]
         raise unknown(f"class of {path.name}", attribute, names)
     found: Callable[..., Any] = getattr(module, attribute)
+    if not callable(found):
+        raise EncoderError(
+            f"'{name}' must name a class or function, '{attribute}' is a {type(found).__name__}."
+        )
     return found
 
 

@@ -13,6 +13,8 @@ from typing import TypeVar
 
 import torch
 
+from nver.encoders.device import full_precision
+
 Group = TypeVar("Group")
 Result = TypeVar("Result")
 
@@ -20,7 +22,7 @@ Result = TypeVar("Result")
 def over_cores(
     function: Callable[[Group], Result], groups: Sequence[Group], device: str = "cpu"
 ) -> list[Result]:
-    """Return ``function`` of every group, computed in inference mode.
+    """Return ``function`` of every group, computed in inference mode and in full precision.
 
     Parameters
     ----------
@@ -38,7 +40,7 @@ def over_cores(
     """
 
     def run(group: Group) -> Result:
-        with torch.inference_mode():
+        with torch.inference_mode(), full_precision(torch.device(device)):
             return function(group)
 
     threads = torch.get_num_threads()

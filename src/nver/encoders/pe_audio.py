@@ -33,6 +33,7 @@ from torch.nn import functional
 from nver.audio import RESAMPLER
 from nver.encoders.base import Encoder, EncoderCard
 from nver.encoders.batching import equal_shapes
+from nver.encoders.catalogue import licence_of
 from nver.encoders.checkpoint import CONFIG_FILE, compare_tensors, read_json, sha256_of
 from nver.encoders.device import dtype_of, require_device
 from nver.encoders.hub import Model, find_model, one_line
@@ -47,8 +48,6 @@ CITATION = (
     "Vyas et al., Pushing the frontier of audiovisual perception with large-scale multimodal "
     "correspondence learning, 2025, arXiv:2512.19687"
 )
-LICENCES = {"facebook": "Apache-2.0"}  # by the owner on the hub
-UNKNOWN_LICENCE = "see the checkpoint's page"
 
 HEAD_EPS = 1e-6  # of the projection's layer norm
 TEXT_WIDTH = 1024  # of the published text towers, and so of the space shared with captions
@@ -150,7 +149,9 @@ class PEAudioEncoder(Encoder):
         self._dtype, self._device = dtype_of("pe-audio", dtype), device
         self._representation = representation
         require_device(device)
-        model = find_model("pe-audio", checkpoint, EXTRA)
+        model = find_model(
+            "pe-audio", checkpoint, EXTRA, licence=licence_of("pe-audio", str(checkpoint))
+        )
         network, head = load_tower(model, representation == "projected")
         self._network: Any = network.to(device, self._dtype).eval().requires_grad_(False)
         self._head = {name: part.to(device, self._dtype) for name, part in head.items()}
@@ -182,7 +183,7 @@ class PEAudioEncoder(Encoder):
             rate=self._rate,
             modality="multimodal",
             pooling=readout.pooling_name,
-            licence=LICENCES.get(model.name.partition("/")[0], UNKNOWN_LICENCE),
+            licence=licence_of("pe-audio", model.name),
             citation=CITATION,
             revision=model.revision,
             parameters=sum(tensor.numel() for tensor in tensors),

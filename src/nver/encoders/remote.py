@@ -52,7 +52,12 @@ from nver.errors import CheckpointError
 from nver.home import home, weights_folders
 
 ENDPOINT = "https://huggingface.co"
-HUB_FILES = ("model.safetensors", "pytorch_model.bin", "imagebind_huge.pth")
+HUB_FILES = (
+    "model.safetensors",
+    "pytorch_model.bin",
+    "imagebind_huge.pth",
+    "embedding_model.ckpt",
+)
 LONGEST_CONFIG = 10_000_000  # bytes
 
 

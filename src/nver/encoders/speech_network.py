@@ -25,7 +25,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from nver.encoders.device import full_precision, on_device
+from nver.encoders.device import on_device
 from nver.encoders.gated_attention import GatedAttention
 from nver.encoders.hub import Model
 from nver.encoders.packed import PackedLinear, PackedPositions, pack_linears, packable
@@ -216,8 +216,7 @@ def hidden_states(
     states: list[Tensor] = []
     tokens = LENGTHS.set(lengths), STATES.set(states if every_layer else None)
     try:
-        with full_precision(samples.device):
-            output: Any = network(samples, attention_mask=mask, return_dict=True)
+        output: Any = network(samples, attention_mask=mask, return_dict=True)
     finally:
         LENGTHS.reset(tokens[0])
         STATES.reset(tokens[1])

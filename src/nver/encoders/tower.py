@@ -36,8 +36,13 @@ from nver.encoders.hub import one_line
 from nver.errors import CheckpointError
 from nver.home import home, weights_folders
 
-KNOWN_FILES = ("model.safetensors", "imagebind_huge.pth", "pytorch_model.bin")
-KINDS = (".safetensors", ".pth", ".bin", ".pt")
+KNOWN_FILES = (
+    "model.safetensors",
+    "imagebind_huge.pth",
+    "pytorch_model.bin",
+    "embedding_model.ckpt",
+)
+KINDS = (".safetensors", ".pth", ".bin", ".pt", ".ckpt")
 # Metadata of what is kept: the source's config.json, and the revision of the tensors.
 CONFIG_KEY, REVISION_KEY = "nver.config", "nver.revision"
 

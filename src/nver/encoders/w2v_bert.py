@@ -34,10 +34,12 @@ from torch import Tensor, nn
 from nver.audio import RESAMPLER
 from nver.encoders.base import Encoder, EncoderCard
 from nver.encoders.batching import similar_lengths
+from nver.encoders.catalogue import licence_of
 from nver.encoders.checkpoint import CONFIG_FILE, sha256_of
 from nver.encoders.device import dtype_of
 from nver.encoders.hub import Model, find_model
 from nver.encoders.mel import hann, mel_filters
+from nver.encoders.parallel import over_cores
 from nver.encoders.readout import read_options
 from nver.encoders.transformers_network import (
     EXTRA,
@@ -55,8 +57,6 @@ CITATION = (
     "Seamless Communication, Seamless: multilingual expressive and streaming speech translation, "
     "2023, arXiv:2312.05187"
 )
-LICENCES = {"facebook/w2v-bert-2.0": "MIT"}
-UNKNOWN_LICENCE = "see the checkpoint's page"
 LAYOUT = Layout(
     "Wav2Vec2BertModel",
     backbone=("feature_projection.", "encoder."),
@@ -64,7 +64,7 @@ LAYOUT = Layout(
 )
 
 PADDING = 0.2  # of a batch, at most
-MOST_FRAMES = 50 * 32  # in one forward pass: bounds memory
+MOST_FRAMES = 50 * 16  # in one forward pass: bounds memory, and gives every core a share
 
 LENGTH, HOP, N_FFT = 400, 160, 512  # samples
 LOWEST = 20.0  # Hz, edge of the first band; the last ends at half the rate
@@ -176,7 +176,9 @@ class W2vBertEncoder(Encoder):
                 "-e w2v-bert=facebook/w2v-bert-2.0."
             )
         self._dtype, self._device = dtype_of("w2v-bert", dtype), device
-        model = find_model("w2v-bert", checkpoint, EXTRA)
+        model = find_model(
+            "w2v-bert", checkpoint, EXTRA, licence=licence_of("w2v-bert", str(checkpoint))
+        )
         require_type("w2v-bert", model, MODEL_TYPE)
         network: Any = load_network(model, LAYOUT, self._dtype, device)
         config = network.config
@@ -202,7 +204,7 @@ class W2vBertEncoder(Encoder):
             rate=mel.rate,
             modality="audio-only",
             pooling=readout.pooling_name,
-            licence=LICENCES.get(model.name, UNKNOWN_LICENCE),
+            licence=licence_of("w2v-bert", model.name),
             citation=CITATION,
             revision=model.revision,
             parameters=sum(tensor.numel() for tensor in network.parameters()),
@@ -230,10 +232,17 @@ class W2vBertEncoder(Encoder):
 
     def embed(self, inputs: Sequence[np.ndarray]) -> Embeddings:
         """Return the embeddings [clips, dim], exact under any batching."""
+        groups = similar_lengths([array.T for array in inputs], MOST_FRAMES, PADDING)
+        parts = [[inputs[index] for index in group] for group in groups]
+        in_turn = len(self._readout.states) > 1  # the library's record is not made for threads
+        found = (
+            [over_cores(self._pooled, [part], self._device)[0] for part in parts]
+            if in_turn
+            else over_cores(self._pooled, parts, self._device)
+        )
         vectors = np.empty((len(inputs), self._card.dim), dtype=np.float32)
-        with torch.inference_mode():
-            for group in similar_lengths([array.T for array in inputs], MOST_FRAMES, PADDING):
-                vectors[group] = self._pooled([inputs[index] for index in group])
+        for group, rows in zip(groups, found, strict=True):
+            vectors[group] = rows
         return vectors
 
     def _pooled(self, inputs: Sequence[np.ndarray]) -> np.ndarray:
@@ -257,11 +266,9 @@ class W2vBertEncoder(Encoder):
             ends = torch.tensor(lengths, device=padded.device)
             mask = (torch.arange(padded.shape[1], device=padded.device) < ends[:, None]).long()
         several = len(self._readout.states) > 1
-        # TF32 convolutions on a GPU would cost three digits.
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            output = self._network(
-                padded, attention_mask=mask, output_hidden_states=several, return_dict=True
-            )
+        output = self._network(
+            padded, attention_mask=mask, output_hidden_states=several, return_dict=True
+        )
         if not several:  # the network ends with the layer that is read
             return [output.last_hidden_state]
         states = (*output.hidden_states[:-1], output.last_hidden_state)

@@ -37,9 +37,12 @@ from torch import Tensor, nn
 
 from nver.audio import RESAMPLER
 from nver.encoders.base import Encoder, EncoderCard
+from nver.encoders.catalogue import licence_of
 from nver.encoders.checkpoint import CONFIG_FILE, sha256_of
 from nver.encoders.device import dtype_of
 from nver.encoders.hub import Model, find_model
+from nver.encoders.packed import pack_linears
+from nver.encoders.parallel import over_cores
 from nver.encoders.readout import POOLINGS, Readout, read_options
 from nver.encoders.transformers_network import (
     EXTRA,
@@ -57,8 +60,6 @@ CITATION = (
     "Radford et al., Robust speech recognition via large-scale weak supervision, ICML 2023, "
     "arXiv:2212.04356"
 )
-LICENCES = {"openai": "MIT"}  # by the owner on the hub
-UNKNOWN_LICENCE = "see the checkpoint's page"
 
 # The class that holds an encoder and no decoder. Its head is not in most checkpoints, nor used.
 LAYOUT = Layout(
@@ -204,7 +205,9 @@ class WhisperEncoder(Encoder):
                 "-e whisper=openai/whisper-base."
             )
         self._dtype, self._device = dtype_of("whisper", dtype), device
-        model = find_model("whisper", checkpoint, EXTRA)
+        model = find_model(
+            "whisper", checkpoint, EXTRA, licence=licence_of("whisper", str(checkpoint))
+        )
         require_type("whisper", model, MODEL_TYPE)
         holder: Any = load_network(model, LAYOUT, self._dtype, device)
         config = holder.config
@@ -214,6 +217,7 @@ class WhisperEncoder(Encoder):
         )
         self._card = self._describe(alias, model, holder.encoder)
         self._network = up_to(holder.encoder, max(self._readout.states))
+        pack_linears(self._network)
 
     def _describe(self, alias: str | None, model: Model, network: nn.Module) -> EncoderCard:
         readout, mel, short = self._readout, self._mel, short_name(model)
@@ -224,7 +228,7 @@ class WhisperEncoder(Encoder):
             rate=mel.rate,
             modality="audio-only",
             pooling=readout.pooling_name,
-            licence=LICENCES.get(model.name.partition("/")[0], UNKNOWN_LICENCE),
+            licence=licence_of("whisper", model.name),
             citation=CITATION,
             revision=model.revision,
             parameters=sum(tensor.numel() for tensor in network.parameters()),
@@ -272,28 +276,32 @@ class WhisperEncoder(Encoder):
             for clip, array in enumerate(inputs)
             for start in range(0, array.shape[1], length)
         ]
+        # The library's record of all states is not made for several threads.
+        in_turn = len(self._readout.states) > 1 or torch.device(self._device).type != "cpu"
+        size = MOST_WINDOWS if in_turn else 1
+        batches = [windows[first : first + size] for first in range(0, len(windows), size)]
+        found = (
+            [over_cores(self._pooled, [batch], self._device)[0] for batch in batches]
+            if in_turn
+            else over_cores(self._pooled, batches, self._device)
+        )
         vectors: list[list[Embedding]] = [[] for _ in inputs]
         states: list[list[int]] = [[] for _ in inputs]
-        with torch.inference_mode():
-            for first in range(0, len(windows), MOST_WINDOWS):
-                batch = windows[first : first + MOST_WINDOWS]
-                # A state for each two frames begun: the second convolution steps by two.
-                own = [(int(array[-1].sum()) + 1) // 2 for _, array in batch]
-                pooled = self._pooled(np.stack([array[:-1] for _, array in batch]), own)
-                for (clip, _), vector, count in zip(batch, pooled, own, strict=True):
-                    vectors[clip].append(vector)
-                    states[clip].append(count)
+        for batch, pooled in zip(batches, found, strict=True):
+            for (clip, _), (vector, count) in zip(batch, pooled, strict=True):
+                vectors[clip].append(vector)
+                states[clip].append(count)
         rows = [joined(*parts, self._readout) for parts in zip(vectors, states, strict=True)]
         return np.stack(rows) if rows else np.empty((0, self._card.dim), dtype=np.float32)
 
-    def _pooled(
-        self, mel: Float32[np.ndarray, "windows mels frames"], own: Sequence[int]
-    ) -> list[Embedding]:
-        """Return the vector of each window over its first `own` states."""
-        batch = torch.tensor(mel, dtype=self._dtype, device=self._device)
-        chosen = self._states(batch)
+    def _pooled(self, windows: Sequence[tuple[int, np.ndarray]]) -> list[tuple[Embedding, int]]:
+        """Return the vector of each window over its own states, and how many these are."""
+        mel = np.stack([array[:-1] for _, array in windows])
+        # A state for each two frames begun: the second convolution steps by two.
+        own = [(int(array[-1].sum()) + 1) // 2 for _, array in windows]
+        chosen = self._states(torch.tensor(mel, dtype=self._dtype, device=self._device))
         return [
-            self._readout.vector([state[item, :count] for state in chosen]).cpu().numpy()
+            (self._readout.vector([state[item, :count] for state in chosen]).cpu().numpy(), count)
             for item, count in enumerate(own)
         ]
 
@@ -302,9 +310,7 @@ class WhisperEncoder(Encoder):
     ) -> list[Float[Tensor, "windows states width"]]:
         """Return the states that the readout asks for."""
         several = len(self._readout.states) > 1
-        # TF32 convolutions on a GPU would cost three digits.
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            output = self._network(mel, output_hidden_states=several, return_dict=True)
+        output = self._network(mel, output_hidden_states=several, return_dict=True)
         if not several:  # the network ends with the layer that is read
             return [output.last_hidden_state]
         states = (*output.hidden_states[:-1], output.last_hidden_state)

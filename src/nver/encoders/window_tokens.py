@@ -19,11 +19,12 @@ from jaxtyping import Float, Float32
 from torch import Tensor
 
 from nver.encoders.batching import equal_shapes
+from nver.encoders.parallel import over_cores
 from nver.encoders.readout import Readout
 from nver.shapes import Embeddings
 
-MOST_FRAMES = 3200
-"""In one forward pass: 32 s at 100 frames per second."""
+CPU_FRAMES, GPU_FRAMES = 800, 12_800
+"""In one forward pass, 100 a second: 8 s keep a core busy."""
 
 States = Callable[[Tensor], "list[Tensor]"]
 
@@ -86,7 +87,11 @@ def chosen_states(
 
 
 def embed_windows(
-    clips: Sequence[Sequence[Window]], states: States, readout: Readout, class_tokens: int = 0
+    clips: Sequence[Sequence[Window]],
+    states: States,
+    readout: Readout,
+    device: str,
+    class_tokens: int = 0,
 ) -> Embeddings:
     """Return the embeddings of clips that were cut into windows.
 
@@ -100,6 +105,8 @@ def embed_windows(
     readout : Readout
         "cls" reads the first token of each window (and takes their mean), the other poolings the
         clip's own patches of all windows.
+    device : str
+        Where `states` computes; on a CPU it runs in several threads at once.
     class_tokens : int
         How many tokens come before the patches.
 
@@ -108,19 +115,29 @@ def embed_windows(
     float32 [clips, dim]
     """
     windows = [window for clip in clips for window in clip]
-    heard: list[list[Tensor]] = [[] for _ in windows]
+
+    def states_of(group: list[int]) -> list[list[Tensor]]:
+        """Return the own states of each window of a group."""
+        found = states(torch.from_numpy(np.stack([windows[index].spectrogram for index in group])))
+        own = []
+        for row, index in enumerate(group):
+            first, last = class_tokens, class_tokens + windows[index].tokens
+            if readout.pooling == "cls":
+                first, last = 0, 1
+            own.append([state[row, first:last].float().cpu() for state in found])
+        return own
+
+    most = CPU_FRAMES if torch.device(device).type == "cpu" else GPU_FRAMES
+    groups = equal_shapes([window.spectrogram.T for window in windows], most)
+    groups.sort(key=lambda group: -sum(len(windows[index].spectrogram) for index in group))
+    heard: dict[int, list[Tensor]] = {}
+    for group, own in zip(groups, over_cores(states_of, groups, device), strict=True):
+        heard |= dict(zip(group, own, strict=True))
     vectors = []
+    of_windows = iter(range(len(windows)))
     with torch.inference_mode():
-        for group in equal_shapes([window.spectrogram.T for window in windows], MOST_FRAMES):
-            found = states(torch.from_numpy(np.stack([windows[i].spectrogram for i in group])))
-            for row, index in enumerate(group):
-                first, last = class_tokens, class_tokens + windows[index].tokens
-                if readout.pooling == "cls":
-                    first, last = 0, 1
-                heard[index] = [state[row, first:last].float().cpu() for state in found]
-        of_windows = iter(heard)
         for clip in clips:
-            of_clip = [next(of_windows) for _ in clip]
+            of_clip = [heard[next(of_windows)] for _ in clip]
             vectors.append(
                 readout.vector([torch.cat(parts) for parts in zip(*of_clip, strict=True)])
             )

@@ -37,9 +37,8 @@ from nver.encoders.batch_norm import norm_shapes
 from nver.encoders.batching import equal_shapes
 from nver.encoders.device import dtype_of, require_device
 from nver.encoders.mel import FRAMES_AT_ONCE, hann, hz_to_mel, mel_to_hz
-from nver.encoders.tower import KINDS, Tower, file_in, read_tower
-from nver.errors import CheckpointError
-from nver.home import weights_folders
+from nver.encoders.remote import TowerKind, find_tower
+from nver.encoders.tower import Tower, read_tower
 from nver.registry import unknown
 from nver.shapes import Embeddings, Mono
 
@@ -49,6 +48,7 @@ CITATION = (
     "Ravanelli et al., SpeechBrain, arXiv:2106.04624"
 )
 FOLDERS = ("xvector", "spkrec-xvect-voxceleb")
+SOURCES = ("speechbrain/spkrec-xvect-voxceleb",)
 PUBLISHED_FILE = "embedding_model.ckpt"  # beside three others that hold no network of ours
 REPRESENTATIONS = {
     "embedding": "dense layer on mean and standard deviation over time",
@@ -114,36 +114,18 @@ def is_read(name: str) -> bool:
     return not name.endswith("num_batches_tracked")
 
 
-def checkpoint_file(given: str | Path | None) -> Path:
-    """Return the checkpoint that is given, or the one that lies where checkpoints are looked for.
-
-    In a folder it is the published file, else as `nver.encoders.tower.file_in` says.
+def check(tower: Tower) -> None:
+    """Refuse a checkpoint that is no x-vector.
 
     Raises
     ------
     CheckpointError
-        If there is none, or a folder holds several that could be meant.
+        If a tensor is missing, unexpected or misshaped.
     """
-    places = weights_folders()
-    if given is None:
-        paths = [place / name for place in places for name in FOLDERS]
-    else:
-        paths = [Path(given).expanduser(), *(place / given for place in places)]
-    for path in paths:
-        if path.is_file():
-            return path
-        if (path / PUBLISHED_FILE).is_file():
-            return path / PUBLISHED_FILE
-        if path.is_dir() and (given is not None or any(path.glob("[!.]*.safetensors"))):
-            return file_in("xvector", path)
-    kinds = f"a file ({PUBLISHED_FILE}, {', '.join(KINDS)}) or a folder with one"
-    if given is not None:
-        raise CheckpointError(f"Encoder 'xvector' needs a checkpoint: {kinds}; {given} is neither.")
-    raise CheckpointError(
-        f"No checkpoint for encoder 'xvector' (licence {LICENCE}): looked for a folder "
-        f"{' or '.join(FOLDERS)} in {', '.join(map(str, places))}. "
-        "Pass its file or folder (-e xvector=PATH) or list the folder above it in $NVER_WEIGHTS."
-    )
+    tower.check(checked_shapes(tower))
+
+
+TOWER = TowerKind("xvector", FOLDERS, LICENCE, SOURCES, is_read, check, {})
 
 
 @cache
@@ -187,8 +169,7 @@ class XVectorEncoder(Encoder):
     ----------
     checkpoint : path, optional
         ``embedding_model.ckpt``, a safetensors file with the same tensors, or a folder with one of
-        them; without it, ``xvector`` or ``spkrec-xvect-voxceleb`` in $NVER_WEIGHTS and
-        NVER_HOME/weights.
+        them, a hub id or an address; without it, what is here or published.
     representation : {"embedding", "statistics"}
         The x-vector (512 values), or what its dense layer reads: mean and standard deviation over
         time of the last convolution (3000 values).
@@ -226,8 +207,8 @@ class XVectorEncoder(Encoder):
             raise unknown("representation of 'xvector'", representation, REPRESENTATIONS)
         self._dtype = dtype_of("xvector", dtype)
         require_device(device)
-        tower = read_tower("xvector", checkpoint_file(checkpoint), is_read)
-        tower.check(checked_shapes(tower))
+        tower = read_tower("xvector", find_tower(TOWER, checkpoint), is_read)
+        check(tower)
         tower.keep()
         self._representation, self._normalise = representation, bool(normalise)
         self._weights = {

@@ -154,9 +154,9 @@ def test_equal_windows_are_computed_once(folder: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(encoder, "forward", counted)
     encoder.encode([noise(16000), noise(40000), noise(8000)])
-    assert rows == [5]
+    assert sum(rows) == 5
     encoder.encode([noise(100000, seed=seed) for seed in range(6)])
-    assert rows[1:] == [8, 8, 2]
+    assert sum(rows) == 5 + 18
 
 
 def test_the_scale_is_at_most_100(tmp_path: Path):

@@ -1,0 +1,123 @@
+"""Outcomes and choices as files: what was finished before is found by what decides its numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from nver.jobs import Data, Job, Outcome, SystemRun
+from nver.predictions import SystemTuning
+from nver.splits import Fold
+from nver.trainings import Digest, SavedTrainings, engine
+from nver.tuning import Choice, Search
+
+
+class Finished:
+    """The finished trainings and searches of one dataset and table of systems.
+
+    Only what succeeded is saved: what failed is tried again by the next run.
+
+    Parameters
+    ----------
+    saved : SavedTrainings or None
+        Where they are; None remembers nothing.
+    data : Data
+    systems : module or object
+        The table of systems. What it builds must follow from a system's name and ``settings``.
+    """
+
+    def __init__(self, saved: SavedTrainings | None, data: Data, systems: Any) -> None:
+        self._saved = saved
+        self._data = data
+        self._systems = systems
+        self._views: dict[str, str] = {}
+        self._clips = ""
+
+    def outcome(self, job: Job) -> Outcome | None:
+        """Return the outcome of a job that was done before."""
+        found = self._saved.get(self._job_key(job)) if self._saved else None
+        if found is None:
+            return None
+        facts = found.facts
+        try:
+            seconds = {rule: float(value) for rule, value in facts["seconds"].items()}
+            given = {rule: found.arrays[f"rule {rule}"] for rule in job.rules}
+            notes, elapsed = tuple(map(str, facts["notes"])), float(facts["elapsed"])
+        except (KeyError, TypeError, ValueError, AttributeError):
+            return None
+        shape = (len(job.fold.test), len(self._data.labels))
+        if set(seconds) != set(job.rules) or any(one.shape != shape for one in given.values()):
+            return None
+        return Outcome(job.number, given, seconds, notes, elapsed=elapsed)
+
+    def keep_outcome(self, job: Job, outcome: Outcome) -> None:
+        """Save the outcome of a job, unless it failed."""
+        if self._saved is None or outcome.failure is not None:
+            return
+        arrays = {f"rule {rule}": given for rule, given in outcome.probabilities.items()}
+        facts = {
+            "system": job.run.name,
+            "encoders": list(job.run.encoders),
+            "fold": job.fold.name,
+            "seed": job.seed,
+            "chosen": dict(job.chosen),
+            "seconds": dict(outcome.seconds),
+            "elapsed": outcome.elapsed,
+            "notes": list(outcome.notes),
+        }
+        self._saved.put(self._job_key(job), arrays, facts)
+
+    def choice(self, search: Search) -> Choice | None:
+        """Return what a search that was done before has chosen."""
+        found = self._saved.get(self._search_key(search)) if self._saved else None
+        if found is None:
+            return None
+        run, fold = search.run, search.fold.name
+        # The names are those of today: an encoder or a fold may be called otherwise.
+        names = {"name": run.name, "encoders": run.encoders, "fold": fold}
+        try:
+            tuning = SystemTuning.from_dict({**found.facts["tuning"], **names})
+            return Choice(search.number, tuning, float(found.facts["elapsed"]))
+        except (KeyError, TypeError, ValueError):
+            return None
+
+    def keep_choice(self, search: Search, choice: Choice) -> None:
+        """Save what a search has chosen, unless it failed."""
+        if self._saved is None or choice.failure is not None:
+            return
+        facts = {"tuning": choice.tuning.to_dict(), "elapsed": choice.elapsed}
+        self._saved.put(self._search_key(search), {}, facts)
+
+    def _job_key(self, job: Job) -> str:
+        digest = self._common(job.run, job.fold, job.seed)
+        return digest.add("training", list(job.rules), dict(job.chosen)).key
+
+    def _search_key(self, search: Search) -> str:
+        digest = self._common(search.run, search.fold, search.seed)
+        spans = {name: asdict(span) for name, span in self._systems.SPANS.items()}
+        space = dict(self._systems.space(search.run.name))
+        return digest.add("search", search.rule, search.trials, space, spans).key
+
+    def _common(self, run: SystemRun, fold: Fold, seed: int) -> Digest:
+        """Return what decides the numbers of everything that is done in this place."""
+        settings: Mapping[str, Any] = self._systems.get_system(run.name).settings
+        digest = Digest().add(engine(), run.name, dict(settings), seed)
+        digest.add(self._of_clips(), *(self._of_view(name) for name in run.encoders))
+        return digest.add(np.asarray(fold.train), np.asarray(fold.test))
+
+    def _of_clips(self) -> str:
+        """Return the hash of labels, speakers and contents; computed once."""
+        if not self._clips:
+            data = self._data
+            digest = Digest().add(data.y, data.speakers, list(data.labels), data.digests)
+            self._clips = digest.key
+        return self._clips
+
+    def _of_view(self, name: str) -> str:
+        """Return the hash of an encoder's embeddings themselves; computed once."""
+        if name not in self._views:
+            self._views[name] = Digest().add(self._data.X[:, self._data.views[name]]).key
+        return self._views[name]

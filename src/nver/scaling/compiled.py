@@ -1,0 +1,186 @@
+"""What the loops of `forward` and `backward` share: their compiler, their arrays, an exponential.
+
+Without numba the loops are plain Python: right, and far too slow to be used. Numba's cache looks at
+a function's own file only: who changes one here deletes the `__pycache__` beside it.
+"""
+
+# ruff: noqa: ANN001, ANN201 - numba takes the types from the calls
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar, no_type_check
+
+import numpy as np
+
+try:
+    import numba
+except ImportError:  # none, or one that is too old for the numpy that is there
+    numba = None
+
+AVAILABLE = numba is not None
+F = TypeVar("F", bound=Callable[..., Any])
+
+FASTMATH = {"reassoc", "contract", "arcp", "nsz"}
+"""Sums in any order, fused products; the guards need NaN and infinity to keep their meaning."""
+
+
+def compiled(function: F) -> F:
+    """Return the function as numba compiles it where it is first called."""
+    if numba is None:
+        return function
+    made: F = numba.njit(nogil=True, fastmath=FASTMATH)(function)
+    return made
+
+
+def compiled_and_kept(function: F) -> F:
+    """Return it so for a call from Python; the machine code is kept on disk, if that can be.
+
+    It lies in the `__pycache__` beside the function's file, or in the user's cache folder where
+    that cannot be written to; NUMBA_CACHE_DIR is another place.
+    """
+    if numba is None:
+        return function
+    try:
+        made: F = numba.njit(nogil=True, fastmath=FASTMATH, cache=True)(function)
+    except RuntimeError:  # no such folder can be written to
+        return compiled(function)
+    return made
+
+
+class Limits(NamedTuple):
+    """Numbers of the data's own type.
+
+    Parameters
+    ----------
+    least, widest : floating
+        The range of scalings in which K loses nothing to underflow.
+    tiny : floating
+        Stands for a sum of 0.
+    flush : float
+        Logarithm, relative to its row or column, below which an entry of K is 0.
+    """
+
+    least: Any
+    widest: Any
+    tiny: Any
+    flush: float
+
+
+class Sides(NamedTuple):
+    """Weights a, b of one problem, padded with zeros, and 1 / a, 1 / b with 0 for weight 0."""
+
+    a: np.ndarray
+    b: np.ndarray
+    a_inverse: np.ndarray
+    b_inverse: np.ndarray
+
+
+class Tape(NamedTuple):
+    """What the adjoint needs of a batch of problems, and what a forward pass works on.
+
+    Parameters
+    ----------
+    x, y : [problems, slots, rows], [problems, slots, columns]
+        Scalings after iteration t in slot t, relative to their segment's base. Without a gradient
+        there are two slots, used in turn.
+    u, v : float64 [problems, segments, n], [problems, segments, m]
+        Base potentials. A segment starts with a logarithmic step.
+    start : int64 [problems, segments]
+        The iteration with which each segment starts.
+    segments : int64 [problems]
+        How many; 0 where the plan is NaN.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    u: np.ndarray
+    v: np.ndarray
+    start: np.ndarray
+    segments: np.ndarray
+
+
+class Plans(NamedTuple):
+    """What a forward pass writes: see `nver.scaling.problem.Solution`."""
+
+    plan: np.ndarray
+    row: np.ndarray
+    column: np.ndarray
+    error: np.ndarray
+    iterations: np.ndarray
+
+
+@compiled
+@no_type_check
+def exp(t):
+    """Return exp(t) for t >= -700 (below: that of -700), to 1e-15; unlike libm's it vectorises.
+
+    Cody & Waite's reduction by ln 2 in two parts, then Taylor's polynomial on [-0.35, 0.35].
+    """
+    t = t if t > -700.0 else -700.0
+    k = np.floor(t * 1.4426950408889634 + 0.5)
+    r = t - k * 6.93147180369123816490e-01
+    r = r - k * 1.90821492927058770002e-10
+    p = 1.0 / 479001600
+    p = p * r + 1.0 / 39916800
+    p = p * r + 1.0 / 3628800
+    p = p * r + 1.0 / 362880
+    p = p * r + 1.0 / 40320
+    p = p * r + 1.0 / 5040
+    p = p * r + 1.0 / 720
+    p = p * r + 1.0 / 120
+    p = p * r + 1.0 / 24
+    p = p * r + 1.0 / 6
+    p = p * r + 0.5
+    p = p * r + 1.0
+    p = p * r + 1.0
+    return p * np.int64((np.int64(k) + np.int64(1023)) << np.int64(52)).view(np.float64)
+
+
+@compiled
+@no_type_check
+def pad_sides(a, b, sides):
+    """Fill `sides` from a problem's weights."""
+    for i in range(a.size):
+        sides.a[i] = a[i]
+        sides.a_inverse[i] = 1 / a[i] if a[i] > 0 else 0
+    for j in range(b.size):
+        sides.b[j] = b[j]
+        sides.b_inverse[j] = 1 / b[j] if b[j] > 0 else 0
+
+
+@compiled
+@no_type_check
+def empty_sides(rows, columns, dtype):
+    """Return room for the weights of a problem."""
+    return Sides(
+        np.zeros(rows, dtype),
+        np.zeros(columns, dtype),
+        np.zeros(rows, dtype),
+        np.zeros(columns, dtype),
+    )
+
+
+@compiled
+@no_type_check
+def fill(array, value):
+    """Set every entry; numba compiles this loop much faster than an assignment to a slice."""
+    for i in range(array.size):
+        array[i] = value
+
+
+@compiled
+@no_type_check
+def fill_rows(array, value):
+    """Set every entry of a matrix."""
+    for i in range(array.shape[0]):
+        for j in range(array.shape[1]):
+            array[i, j] = value
+
+
+@compiled
+@no_type_check
+def copy(values, array):
+    """Copy a vector."""
+    for i in range(array.size):
+        array[i] = values[i]

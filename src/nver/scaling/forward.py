@@ -1,0 +1,272 @@
+"""Sinkhorn's iterations on one problem of a batch, in loops that numba compiles.
+
+Arrays are padded with zeros to whole blocks (rows by 4, columns by 16), so that no loop has a
+remainder; `cost` and `plan` have the size of the problem. `scale` is 1 / eps.
+"""
+
+# ruff: noqa: ANN001, ANN201, ANN202 - numba takes the types from the calls
+
+from __future__ import annotations
+
+from typing import no_type_check
+
+import numpy as np
+
+from nver.scaling.compiled import (
+    compiled,
+    compiled_and_kept,
+    empty_sides,
+    exp,
+    fill,
+    fill_rows,
+    pad_sides,
+)
+
+
+@compiled
+@no_type_check
+def _row_step(cost, a, scale, u, v, kernel, limits):
+    """Set u = log a - logsumexp_j(v - C / eps) and K = exp(u + v - C / eps); False: no number."""
+    n, m = cost.shape
+    for i in range(n):
+        u[i] = -np.inf
+        if a[i] == 0:
+            fill(kernel[i], 0)
+            continue
+        most = -np.inf
+        strange = 0
+        for j in range(m):
+            t = v[j] - cost[i, j] * scale
+            strange += 1 if t != t else 0
+            most = t if t > most else most
+        if strange > 0 or not np.isfinite(most):
+            return False
+        total = 0.0
+        for j in range(m):
+            t = v[j] - cost[i, j] * scale - most
+            e = 0.0 if t < limits.flush else exp(t)
+            kernel[i, j] = e
+            total += e
+        u[i] = np.log(a[i]) - most - np.log(total)
+        factor = kernel.dtype.type(a[i] / total)
+        for j in range(m):
+            kernel[i, j] *= factor
+    return True
+
+
+@compiled
+@no_type_check
+def _column_factors(kernel, b, v, factors, limits):
+    """Scale the columns of K to b, and v with them; False, and nothing done, where K lost mass."""
+    n, m = kernel.shape
+    fill(factors, 0)
+    for i in range(n):
+        for j in range(m):
+            factors[j] += kernel[i, j]
+    outside = 0
+    for j in range(m):
+        factors[j] = b[j] / factors[j] if factors[j] > 0 else 0.0
+        fits = 0 < factors[j] <= limits.widest
+        outside += 0 if fits or b[j] == 0 else 1
+    if outside > 0:
+        return False
+    for j in range(v.size):
+        v[j] = v[j] + np.log(factors[j]) if b[j] > 0 else -np.inf
+    for i in range(n):
+        for j in range(m):
+            kernel[i, j] *= factors[j]
+    return True
+
+
+@compiled
+@no_type_check
+def _column_step(cost, b, scale, u, v, kernel, limits):
+    """Set v = log b - logsumexp_i(u - C / eps) and K = exp(u + v - C / eps); False: no number."""
+    n, m = cost.shape
+    most = np.empty(m)
+    fill(most, -np.inf)
+    for i in range(n):
+        for j in range(m):
+            t = u[i] - cost[i, j] * scale
+            most[j] = t if t > most[j] else most[j]
+    totals = np.zeros(m)
+    for i in range(n):
+        for j in range(m):
+            t = u[i] - cost[i, j] * scale - most[j]
+            e = 0.0 if t < limits.flush else exp(t)
+            kernel[i, j] = e
+            totals[j] += e
+    for j in range(m):
+        if b[j] > 0 and not np.isfinite(most[j]):
+            return False
+        v[j] = np.log(b[j]) - most[j] - np.log(totals[j]) if b[j] > 0 else -np.inf
+        totals[j] = b[j] / totals[j] if b[j] > 0 else 0.0
+    for i in range(n):
+        for j in range(m):
+            kernel[i, j] *= kernel.dtype.type(totals[j])
+    return True
+
+
+@compiled
+@no_type_check
+def _log_step(cost, sides, scale, u, v, kernel, limits, factors):
+    """Do one iteration on logarithms from v; its plan becomes K. False: it is not a number."""
+    if not _row_step(cost, sides.a, scale, u, v, kernel, limits):
+        return False
+    if _column_factors(kernel, sides.b, v, factors, limits):
+        return True
+    return _column_step(cost, sides.b, scale, u, v, kernel, limits)
+
+
+@compiled
+@no_type_check
+def _sweep(kernel, a, y, before, x, sums, tiny):
+    """Set x = a / (K y), sums = K^T x in one reading of K; return the row error of (before, y)."""
+    zero = kernel.dtype.type(0)
+    error = zero
+    fill(sums, zero)
+    for i in range(0, kernel.shape[0], 4):
+        s0, s1, s2, s3 = zero, zero, zero, zero
+        for j in range(kernel.shape[1]):
+            s0 += kernel[i, j] * y[j]
+            s1 += kernel[i + 1, j] * y[j]
+            s2 += kernel[i + 2, j] * y[j]
+            s3 += kernel[i + 3, j] * y[j]
+        error += abs(before[i] * s0 - a[i]) + abs(before[i + 1] * s1 - a[i + 1])
+        error += abs(before[i + 2] * s2 - a[i + 2]) + abs(before[i + 3] * s3 - a[i + 3])
+        x0 = a[i] / (s0 if s0 > tiny else tiny)
+        x1 = a[i + 1] / (s1 if s1 > tiny else tiny)
+        x2 = a[i + 2] / (s2 if s2 > tiny else tiny)
+        x3 = a[i + 3] / (s3 if s3 > tiny else tiny)
+        x[i], x[i + 1], x[i + 2], x[i + 3] = x0, x1, x2, x3
+        for j in range(kernel.shape[1]):
+            sums[j] += (x0 * kernel[i, j] + x1 * kernel[i + 1, j]) + (
+                x2 * kernel[i + 2, j] + x3 * kernel[i + 3, j]
+            )
+    return error
+
+
+@compiled
+@no_type_check
+def _outside(scaling, weights, limits):
+    """Return how many scalings of points with weight are outside of [1 / widest, widest]."""
+    outside = 0
+    for i in range(scaling.size):
+        fits = (scaling[i] >= limits.least) & (scaling[i] <= limits.widest)
+        outside += 0 if fits | (weights[i] == 0) else 1
+    return outside
+
+
+@compiled
+@no_type_check
+def _divide(weights, sums, scaling, tiny):
+    """Set the scaling weights / sums, 0 for weight 0."""
+    for j in range(sums.size):
+        scaling[j] = weights[j] / (sums[j] if sums[j] > tiny else tiny)
+
+
+@compiled
+@no_type_check
+def _ones(weights, scaling):
+    """Set the scaling 1, 0 for weight 0."""
+    for i in range(weights.size):
+        scaling[i] = 1 if weights[i] > 0 else 0
+
+
+@compiled
+@no_type_check
+def _absorb(base, scaling, out):
+    """Set the potential that base and scaling are together."""
+    for j in range(base.size):
+        out[j] = base[j] + np.log(scaling[j])
+
+
+@compiled
+@no_type_check
+def _iterate(cost, sides, settings, tape, start, work, limits):
+    """Return iterations done and segments (0: it is not a number).
+
+    `tape` has this problem's x, y, u, v; `work` K, the columns' sums and their factors.
+    """
+    scale, iterations, tolerance, every = settings
+    x, y, u, v = tape
+    kernel, sums, factors = work
+    slots, bases = x.shape[0], u.shape[0]
+    _ones(sides.b, y[0])
+    fill(v[0], 0)
+    _absorb(v[0], y[0], v[0])
+    t, segment = 0, 0
+    absorb = True
+    while t < iterations:
+        old, new = t % slots, (t + 1) % slots
+        if not absorb:
+            error = _sweep(kernel, sides.a, y[old], x[old], x[new], sums, limits.tiny)
+            if tolerance > 0 and t % every == 0 and error <= tolerance:
+                break
+            _divide(sides.b, sums, y[new], limits.tiny)
+            absorb = _outside(x[new], sides.a, limits) + _outside(y[new], sides.b, limits) > 0
+            if absorb:
+                _absorb(v[segment % bases], y[old], v[(segment + 1) % bases])
+                segment += 1
+        if absorb:
+            here = segment % bases
+            if not _log_step(cost, sides, scale, u[here], v[here], kernel, limits, factors):
+                return t, 0
+            start[here] = t + 1
+            _ones(sides.a, x[new])
+            _ones(sides.b, y[new])
+            absorb = False
+        t += 1
+    return t, segment + 1
+
+
+@compiled
+@no_type_check
+def _finish(kernel, x, y, sides, plan):
+    """Write the plan x K y; return its marginal error."""
+    n, m = plan.shape
+    columns = np.zeros(m)
+    error = 0.0
+    for i in range(n):
+        row = 0.0
+        for j in range(m):
+            plan[i, j] = x[i] * kernel[i, j] * y[j]
+            row += plan[i, j]
+            columns[j] += plan[i, j]
+        error += abs(row - sides.a[i])
+    for j in range(m):
+        error += abs(columns[j] - sides.b[j])
+    return error
+
+
+@compiled_and_kept
+@no_type_check
+def solve_some(first, step, cost, weights, settings, tape, plans, limits):
+    """Solve problems first, first + step, ... of [problems, n, m], each in the same memory.
+
+    `weights` are (a, b), `settings` (1 / eps, iterations, tolerance, iterations between checks).
+    """
+    a, b = weights
+    rows, columns = tape.x.shape[2], tape.y.shape[2]
+    kernel = np.zeros((rows, columns), cost.dtype)
+    work = (kernel, np.empty(columns, cost.dtype), np.empty(columns))
+    sides = empty_sides(rows, columns, cost.dtype)
+    slots, bases = tape.x.shape[1], tape.u.shape[1]
+    for p in range(first, cost.shape[0], step):
+        pad_sides(a[p], b[p], sides)
+        x, y, u, v = tape.x[p], tape.y[p], tape.u[p], tape.v[p]
+        count, segments = _iterate(
+            cost[p], sides, settings, (x, y, u, v), tape.start[p], work, limits
+        )
+        tape.segments[p] = segments
+        plans.iterations[p] = count
+        if segments == 0:
+            fill_rows(plans.plan[p], np.nan)
+            fill(plans.row[p], np.nan)
+            fill(plans.column[p], np.nan)
+            plans.error[p] = np.nan
+            continue
+        last, here = count % slots, (segments - 1) % bases
+        plans.error[p] = _finish(kernel, x[last], y[last], sides, plans.plan[p])
+        _absorb(u[here], x[last], plans.row[p])
+        _absorb(v[here], y[last], plans.column[p])

@@ -1,0 +1,226 @@
+"""Which trainings there are, which belong together, in what order they start, and which are done.
+
+Jobs that share a system and its encoders differ in their clips and seeds only: they have one shape,
+and form packs that are trained at once where that pays (`pack_size`). The longest packs start
+first, so that no core waits at the end; what has been measured corrects what was guessed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+
+from nver.jobs import Data, Job, SystemRun
+from nver.predictions import SystemFailure
+from nver.progress import Expectation, Progress, TimedProgress
+from nver.splits import Fold
+
+KILLED = "its process was killed, most often for want of memory"
+
+
+@runtime_checkable
+class Task(Protocol):
+    """What the ledger knows of a task."""
+
+    @property
+    def number(self) -> int:
+        """Its name."""
+
+    @property
+    def run(self) -> SystemRun:
+        """What it is for; where one task of a run fails, the others are not worth doing."""
+
+    @property
+    def fold(self) -> Fold:
+        """Where."""
+
+    @property
+    def seed(self) -> int:
+        """Under which seed."""
+
+    @property
+    def cost(self) -> float:
+        """A rough duration."""
+
+
+@runtime_checkable
+class Result(Protocol):
+    """What the ledger knows of a finished task."""
+
+    @property
+    def number(self) -> int:
+        """Of the task."""
+
+    @property
+    def failure(self) -> SystemFailure | None:
+        """Why there is nothing else."""
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds of one process."""
+
+
+AnyTask = TypeVar("AnyTask", bound=Task)
+AnyResult = TypeVar("AnyResult", bound=Result)
+
+
+def is_linear(spec: Any) -> bool:
+    """Return whether a system has no chance in it: one seed is then as good as many."""
+    return spec.settings.get("head") in ("lda", "logreg")
+
+
+def plan(
+    data: Data,
+    runs: Sequence[SystemRun],
+    folds: Sequence[Fold],
+    seeds: Sequence[int],
+    systems: Any,
+) -> list[Job]:
+    """Return the jobs, numbered by run, seed and fold; linear systems get the first seed only."""
+    jobs: list[Job] = []
+    for run in runs:
+        spec = systems.get_system(run.name)
+        for seed in seeds[:1] if is_linear(spec) else seeds:
+            for fold in folds:
+                cost = rough_cost(spec, run, data, fold)
+                jobs.append(Job(len(jobs), run, spec.rules, fold, seed, cost))
+    return jobs
+
+
+def rough_cost(spec: Any, run: SystemRun, data: Data, fold: Fold) -> float:
+    """Return a rough duration, in no unit: only the order of the first tasks depends on it."""
+    kind = 1.0 if is_linear(spec) else 20.0 if "cnn" in spec.settings.values() else 5.0
+    views = [data.views[name] for name in run.encoders]
+    width: int = sum(view.stop - view.start for view in views)
+    return float(kind * width * len(spec.rules) * len(fold.train))
+
+
+def pack_size(settings: Mapping[str, Any]) -> int:  # noqa: ARG001 - will depend on it
+    """Return how many jobs of a system are best trained at once.
+
+    On a CPU one: there the members of a pack take as long side by side as one after the other.
+    """
+    return 1
+
+
+def make_packs(jobs: Sequence[Job], processes: int, systems: Any) -> list[tuple[Job, ...]]:
+    """Return the jobs in packs of one system and its encoders, each no larger than is its share.
+
+    A pack never holds so many that a process would stay idle.
+    """
+    groups: dict[SystemRun, list[Job]] = {}
+    for job in jobs:
+        groups.setdefault(job.run, []).append(job)
+    packs = []
+    for run, group in groups.items():
+        best = pack_size(systems.get_system(run.name).settings)
+        size = max(1, min(best, math.ceil(len(group) / processes)))
+        # Neighbours in cost keep a pack's members alike.
+        group.sort(key=lambda job: job.cost)
+        packs += [tuple(group[at : at + size]) for at in range(0, len(group), size)]
+    return packs
+
+
+class Ledger(Generic[AnyTask, AnyResult]):
+    """Which tasks are planned, done and given up, and how long the rest will take.
+
+    Parameters
+    ----------
+    what : str
+        What the tasks are called in the progress.
+    tasks : sequence of Task
+        All of them, those of an earlier run too.
+    failed : mapping of SystemRun to SystemFailure
+        Runs that have failed before this.
+    progress : Progress or None
+    processes : int
+        For the time left.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        tasks: Sequence[AnyTask],
+        failed: Mapping[SystemRun, SystemFailure],
+        progress: Progress | None,
+        processes: int,
+    ) -> None:
+        self.what = what
+        self.tasks = {task.number: task for task in tasks}
+        self.results: dict[int, AnyResult] = {}
+        self.failed = dict(failed)
+        self._progress = progress
+        self._processes = processes
+        self._left = Counter(task.run for task in tasks if task.run not in failed)
+        self._expected = Expectation()
+        self._current: tuple[AnyTask, ...] = ()
+
+    def waiting(self, packs: Iterable[tuple[AnyTask, ...]]) -> Iterator[tuple[AnyTask, ...]]:
+        """Yield the packs that are left, the longest first.
+
+        A run that has failed once is not trained again. What has been measured while earlier packs
+        were under way changes the order.
+        """
+        queues: dict[SystemRun, list[tuple[AnyTask, ...]]] = {}
+        for pack in sorted(packs, key=_cost):
+            queues.setdefault(pack[0].run, []).append(pack)
+        while queues := {run: q for run, q in queues.items() if q and run not in self.failed}:
+            longest = max(queues, key=lambda run: self._seconds(queues[run][-1]))
+            pack = tuple(task for task in queues[longest].pop() if task.number not in self.results)
+            if pack:
+                self._current = pack
+                yield pack
+
+    def add(self, results: Iterable[AnyResult]) -> None:
+        """Note finished tasks."""
+        for result in results:
+            task = self.tasks[result.number]
+            if result.failure is not None:
+                self.failed.setdefault(task.run, result.failure)
+            else:
+                self._expected.learn(task.run, task.cost, result.elapsed)
+            self.results[result.number] = result
+            self._left[task.run] = 0 if task.run in self.failed else self._left[task.run] - 1
+        self.report()
+
+    def give_up_current(self) -> None:
+        """Note that the process of the one pack under way was killed."""
+        task = self._current[0]
+        run = task.run
+        failure = SystemFailure(run.name, run.encoders, task.fold.name, task.seed, KILLED)
+        self.failed.setdefault(run, failure)
+        self._left[run] = 0
+        self.report()
+
+    def of(self, run: SystemRun) -> list[tuple[AnyTask, AnyResult]]:
+        """Return the finished tasks of a run in the order of their numbers."""
+        mine = sorted(number for number in self.results if self.tasks[number].run == run)
+        return [(self.tasks[number], self.results[number]) for number in mine]
+
+    def report(self) -> None:
+        """Tell the progress how far it has come, and the time left if it wants to know."""
+        progress, total = self._progress, len(self.tasks)
+        if progress is None or not total:
+            return
+        if isinstance(progress, TimedProgress):
+            left = self._time_left()
+            if left is not None:
+                progress.time_left(self.what, left)
+        progress(self.what, total - self._left.total(), total)
+
+    def _time_left(self) -> float | None:
+        open_tasks = [
+            (task.run, task.cost)
+            for number, task in self.tasks.items()
+            if number not in self.results and task.run not in self.failed
+        ]
+        return self._expected.left(open_tasks, self._processes)
+
+    def _seconds(self, pack: tuple[AnyTask, ...]) -> float:
+        return sum(self._expected.seconds(task.run, task.cost) for task in pack)
+
+
+def _cost(pack: tuple[Task, ...]) -> float:
+    return sum(task.cost for task in pack)

@@ -1,0 +1,230 @@
+"""Settings chosen for one fold, inside its training part; the test part is never looked at.
+
+The training part is divided once more by speaker. Every setting that is tried is trained on the
+first of these inner folds; the worse half is given up, the others go on to the second fold, the
+better half of those to the rest (successive halving; Jamieson and Talwalkar, AISTATS 2016, in the
+asynchronous form of Li et al., MLSys 2020). Optuna proposes the settings by its tree-structured
+Parzen estimator (Bergstra et al., NeurIPS 2011) and decides what is given up. The untuned settings
+are tried first, so that what is chosen is never worse than they are on the inner folds.
+
+The search is a function of data, fold, system and seed. The settings that a fold gets serve all
+its seeds.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from nver.errors import SettingsError, SplitError
+from nver.jobs import Data, Job, SystemRun, failure_of, fit_and_predict, one_thread
+from nver.metrics import confusion, uar
+from nver.predictions import SystemFailure, SystemTuning
+from nver.registry import require
+from nver.splits import Fold, make_folds
+
+INNER_FOLDS = 4
+"""Of the training part; halving is decided after the first and the second."""
+
+FRUITLESS = SystemTuning("", (), "", {}, math.nan, math.nan, 0, 0, "")
+
+
+@dataclass(frozen=True, eq=False)
+class Search:
+    """One search: a system on its encoders in one fold, under the first seed.
+
+    Parameters
+    ----------
+    number : int
+        Its name.
+    run, rule, fold, seed
+        What is tuned, and by which evaluation rule.
+    cost : float
+        A rough duration.
+    trials : int
+        Settings to try, the untuned ones among them.
+    """
+
+    number: int
+    run: SystemRun
+    rule: str
+    fold: Fold
+    seed: int
+    cost: float
+    trials: int
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """What a search found, or why it failed."""
+
+    number: int
+    tuning: SystemTuning
+    elapsed: float = 0.0
+    failure: SystemFailure | None = None
+
+
+def check_tuning(trials: int) -> None:
+    """Refuse what cannot be searched, before anything is trained.
+
+    Raises
+    ------
+    MissingExtraError
+        If Optuna is not installed.
+    SettingsError
+        If there are fewer than two settings to try.
+    """
+    require("optuna", "tune")
+    if trials < 2:
+        raise SettingsError(f"Expected at least 2 settings to try, got {trials}.")
+
+
+def search_pack(pack: Sequence[Search], data: Data, systems: Any) -> tuple[Choice, ...]:
+    """Do the searches of a pack; an error becomes the failure of one."""
+    with one_thread():
+        return tuple(_choice(search, data, systems) for search in pack)
+
+
+def _choice(search: Search, data: Data, systems: Any) -> Choice:
+    clock = time.perf_counter()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the training with the chosen settings warns again
+            tuning = tune(search, data, systems)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the other systems go on
+        failure = failure_of(search.run, search.fold.name, search.seed, error)
+        return Choice(search.number, FRUITLESS, failure=failure)
+    return Choice(search.number, tuning, time.perf_counter() - clock)
+
+
+def tune(search: Search, data: Data, systems: Any) -> SystemTuning:
+    """Return the best of the settings that were tried.
+
+    Parameters
+    ----------
+    search : Search
+        What to tune.
+    data : Data
+        Of it, only the rows of the fold's training part are used.
+    systems : module or object
+        A table of systems with ``space(name)`` and `SPANS`.
+    """
+    folds, inner = inner_folds(data, search.fold.train)
+    run = search.run
+    about = replace(
+        FRUITLESS, name=run.name, encoders=run.encoders, fold=search.fold.name, inner=inner
+    )
+    if not folds:
+        return about
+    untuned = systems.space(run.name)
+    with _quiet_optuna() as optuna:
+        study = optuna.create_study(
+            direction="maximize",
+            sampler=optuna.samplers.TPESampler(
+                seed=search.seed, n_startup_trials=max(4, search.trials // 3)
+            ),
+            pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=2),
+        )
+        study.enqueue_trial(untuned)
+        for _ in range(search.trials):
+            trial = study.ask()
+            chosen = {name: _suggest(trial, name, systems.SPANS[name]) for name in untuned}
+            values = _values(chosen, folds, search, data, systems)
+            _try(study, trial, values, len(folds))
+        states = [trial.state.name for trial in study.trials]
+        return replace(
+            about,
+            chosen=dict(study.best_trial.params),
+            uar=float(study.best_value),
+            default_uar=float(study.trials[0].value),
+            trials=len(states),
+            pruned=len(states) - states.count("COMPLETE"),
+        )
+
+
+def inner_folds(data: Data, train: np.ndarray) -> tuple[tuple[Fold, ...], str]:
+    """Divide the training part of a fold: whole speakers where they are known.
+
+    Returns
+    -------
+    folds : tuple of Fold
+        Indices are those of `data`; empty where the clips cannot be divided.
+    inner : str
+        How they were made, in words.
+    """
+    labels = data.y[train]
+    ways: list[tuple[str, np.ndarray | None, str]] = [("random", None, "at random")]
+    if data.speakers is not None:
+        # A clip of an unknown speaker counts as a speaker of its own.
+        listed = enumerate(data.speakers[train])
+        names = np.array([f"none {i}" if who is None else f"name {who}" for i, who in listed])
+        ways.insert(0, ("speaker", names, "by speaker"))
+    digests = None if data.digests is None else [data.digests[row] for row in train]
+    for protocol, speakers, words in ways:
+        for k in range(INNER_FOLDS, 1, -1):
+            try:
+                parts = make_folds(protocol, labels, speakers, k=k, digests=digests)
+            except SplitError:
+                continue
+            folds = tuple(Fold(part.name, train[part.train], train[part.test]) for part in parts)
+            return folds, f"{k} folds {words}"
+    return (), "the training part cannot be divided"
+
+
+def _suggest(trial: Any, name: str, span: Any) -> float:
+    return float(trial.suggest_float(name, span.low, span.high, log=span.log))
+
+
+def _values(
+    chosen: Mapping[str, float],
+    folds: Sequence[Fold],
+    search: Search,
+    data: Data,
+    systems: Any,
+) -> Iterator[float]:
+    """Yield the UAR on one inner fold after the other."""
+    for fold in folds:
+        job = Job(0, search.run, (search.rule,), fold, search.seed, chosen=chosen)
+        probabilities, _, _ = fit_and_predict(job, data, systems)
+        best = probabilities[search.rule].argmax(axis=1)
+        predicted = np.array(data.labels)[best]
+        yield float(uar(confusion(data.y[np.sort(fold.test)], predicted, data.labels)))
+
+
+def _try(study: Any, trial: Any, values: Iterator[float], folds: int) -> None:
+    """Train on one inner fold after the other, as long as their mean UAR is good enough."""
+    from optuna.trial import TrialState
+
+    seen: list[float] = []
+    try:
+        for value in values:
+            seen.append(value)
+            trial.report(float(np.mean(seen)), step=len(seen))
+            if trial.number > 0 and len(seen) < folds and trial.should_prune():
+                study.tell(trial, state=TrialState.PRUNED)
+                return
+    except Exception:
+        if trial.number == 0:  # with its own settings too
+            raise
+        study.tell(trial, state=TrialState.FAIL)
+        return
+    study.tell(trial, float(np.mean(seen)))
+
+
+@contextmanager
+def _quiet_optuna() -> Iterator[Any]:
+    """Import Optuna; it tells of every trial on standard error unless it is asked not to."""
+    optuna = require("optuna", "tune")
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        yield optuna
+    finally:
+        optuna.logging.set_verbosity(before)

@@ -1,0 +1,172 @@
+"""The grid from Python: what is saved, what is trained again, what is tuned."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from contracts.interrupted_grid import FOLDS, NAMES, SEEDS, TRAININGS, UNTUNED, Systems, dataset
+from nver import schedule
+from nver.cross_validation import cross_validate
+from nver.jobs import SystemRun
+from nver.splits import make_folds
+
+RUNS = [SystemRun(name, ("a",)) for name in NAMES]
+
+
+@pytest.fixture
+def log(tmp_path):
+    return tmp_path / "log"
+
+
+@pytest.fixture
+def evaluate(tmp_path, log):
+    """Return a function that cross-validates and says how often something was trained."""
+
+    def function(data=None, **options):
+        data = data or dataset()
+        log.write_text("")
+        given = {
+            "runs": RUNS,
+            "folds": make_folds("speaker", data.y, data.speakers, k=FOLDS),
+            "seeds": SEEDS,
+            "jobs": 1,
+            "systems": Systems(log, 0.0),
+            "saved": tmp_path / "trainings",
+        } | options
+        predictions = cross_validate(data, **given)
+        return predictions, len(log.read_text().splitlines())
+
+    return function
+
+
+def test_what_is_saved_is_not_trained_again(evaluate):
+    first, trained = evaluate()
+    assert trained == TRAININGS
+    again, trained = evaluate()
+    assert trained == 0
+    assert again.frame.equals(first.frame)
+    assert again.entries == first.entries  # the seconds of the first time
+
+
+def test_only_what_is_missing_is_trained(evaluate):
+    evaluate(seeds=(0, 2), runs=RUNS[:1])
+    _, trained = evaluate(seeds=(0, 1, 2), runs=RUNS[:1])
+    assert trained == FOLDS
+    _, trained = evaluate(seeds=(2, 1, 0))
+    assert trained == TRAININGS // 2
+
+
+def test_another_corpus_seed_or_fold_trains_anew(evaluate):
+    evaluate()
+    data = dataset()
+    X = data.X.copy()
+    X[7, 2] = np.nextafter(X[7, 2], 1)  # one bit of one embedding
+    assert evaluate(replace(data, X=X))[1] == TRAININGS
+    y = data.y.copy()
+    y[0] = "laugh"
+    folds = make_folds("speaker", data.y, data.speakers, k=FOLDS)
+    assert evaluate(replace(data, y=y), folds=folds)[1] == TRAININGS
+    assert evaluate(data, seeds=(7,))[1] == TRAININGS // len(SEEDS)
+    other = make_folds("speaker", data.y, data.speakers, k=FOLDS, seed=1)
+    assert evaluate(data, folds=other)[1] == TRAININGS
+    assert evaluate()[1] == 0  # what was saved first is still there
+
+
+def test_nothing_is_saved_unless_asked(evaluate, tmp_path):
+    evaluate(saved=None)
+    assert evaluate(saved=None)[1] == TRAININGS
+    assert not (tmp_path / "trainings").exists()
+
+
+def test_a_damaged_file_is_trained_again(evaluate, tmp_path):
+    first, _ = evaluate()
+    one, two, *_ = sorted((tmp_path / "trainings").iterdir())
+    one.write_bytes(one.read_bytes()[:-9])
+    two.unlink()
+    again, trained = evaluate()
+    assert trained == 2
+    assert again.frame.equals(first.frame)
+
+
+def test_the_progress_begins_with_what_is_there(evaluate):
+    evaluate(seeds=(0,))
+    seen = []
+    evaluate(progress=lambda *args: seen.append(args))
+    assert seen[0] == ("trainings", TRAININGS // len(SEEDS), TRAININGS)
+    assert seen[-1] == ("trainings", TRAININGS, TRAININGS)
+
+
+def test_packs_change_no_number(evaluate, monkeypatch):
+    alone, _ = evaluate(saved=None)
+    monkeypatch.setattr(schedule, "pack_size", lambda settings: 4)
+    packed, trained = evaluate()
+    assert trained == TRAININGS
+    assert packed.frame.equals(alone.frame)
+    assert evaluate()[1] == 0  # each member was saved by itself
+
+
+def test_tuned_trainings_are_others_and_are_found_again(evaluate):
+    pytest.importorskip("optuna")
+    plain, _ = evaluate()
+    tuned, trained = evaluate(tune=4)
+    assert trained > TRAININGS
+    assert not tuned.frame.equals(plain.frame)
+    again, trained = evaluate(tune=4)
+    assert trained == 0
+    assert again.frame.equals(tuned.frame)
+    assert again.tunings == tuned.tunings
+    assert evaluate(tune=5)[1] > 0
+    assert evaluate()[1] == 0
+
+
+def test_every_seed_of_a_fold_is_trained_with_what_the_fold_chose(evaluate, log):
+    pytest.importorskip("optuna")
+    tuned, _ = evaluate(tune=4)
+    assert any(tuning.chosen["x"] != UNTUNED for tuning in tuned.tunings)
+    places = [(tuning.name, tuning.fold) for tuning in tuned.tunings]
+    assert places == [(name, str(fold)) for name in NAMES for fold in range(FOLDS)]
+    lines = [line.split() for line in log.read_text().splitlines()[-TRAININGS:]]
+    for name in NAMES:
+        chosen = sorted(f"{t.chosen['x']:.9f}" for t in tuned.tunings if t.name == name)
+        for seed in map(str, SEEDS):
+            assert sorted(x for n, s, x, _ in lines if (n, s) == (name, seed)) == chosen
+
+
+def test_labels_of_the_test_part_change_no_choice(evaluate):
+    pytest.importorskip("optuna")
+    data = dataset()
+    folds = make_folds("speaker", data.y, data.speakers, k=FOLDS)
+    before, _ = evaluate(data, tune=4, folds=folds)
+    for fold in folds[:2]:
+        X, y = data.X.copy(), data.y.copy()
+        X[fold.test] += 3.0
+        y[fold.test] = np.random.default_rng(0).permutation(y[fold.test])
+        after, trained = evaluate(replace(data, X=X, y=y), tune=4, folds=folds)
+        assert trained > TRAININGS  # nothing was looked up: it was searched anew
+        mine = [[t for t in p.tunings if t.fold == fold.name] for p in (before, after)]
+        assert mine[0] == mine[1]
+        others = [[t for t in p.tunings if t.fold != fold.name] for p in (before, after)]
+        assert others[0] != others[1]  # there it is training data
+
+
+def test_a_search_that_fails_takes_its_system_down(evaluate, log):
+    pytest.importorskip("optuna")
+
+    class Broken(Systems):
+        def build(self, name, views, seed, chosen=None):
+            if name == "one":
+                raise FloatingPointError("no")
+            return super().build(name, views, seed, chosen)
+
+    seen = []
+    predictions, _ = evaluate(
+        tune=4, systems=Broken(log, 0.0), progress=lambda *args: seen.append(args)
+    )
+    assert [entry.name for entry in predictions.entries] == ["two"]
+    assert [failure.name for failure in predictions.failures] == ["one"]
+    assert {tuning.name for tuning in predictions.tunings} == {"two"}
+    assert ("searches", 2 * FOLDS, 2 * FOLDS) in seen
+    assert seen[-1] == ("trainings", TRAININGS, TRAININGS)
