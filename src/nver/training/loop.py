@@ -34,7 +34,7 @@ CACHE = 24 * 2**20
 """Bytes of weights, gradients and moments that a pack may have on a CPU (bench/training.py)."""
 BYTES_PER_PARAMETER = 16
 
-Data = tuple[Float[Tensor, "clips columns"], Int[Tensor, " clips"]]
+Data = tuple[Float[Tensor, "_ columns"], Int[Tensor, " _"]]
 
 
 def pack_size(device: torch.device | str, parameters: int) -> int:
