@@ -12,7 +12,6 @@ Attention weights are dropped as if every copy stood alone (see `SelfAttention`)
 
 from __future__ import annotations
 
-import logging
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -26,8 +25,7 @@ from torch import Tensor
 from nver.fusion import loops
 from nver.heads import Batch, LayerNorm, Linear, Random
 from nver.heads.layers import LEVELS
-
-LOG = logging.getLogger(__name__)
+from nver.heads.loops import run
 
 HEADS = 8
 DROPOUT = 0.1
@@ -206,16 +204,11 @@ def _combine(a: Tensor, b: Tensor, axis: int) -> Tensor:
 
 @cache
 def _loops_work(dtype: torch.dtype) -> bool:
-    """Return whether the compiled loops run here; say once why not."""
-    reason = "numba is not installed (pip install 'nver[fast]')"
-    if loops.AVAILABLE:
-        try:
-            one = torch.ones((1,) * 6, dtype=dtype)
-            loops.products(one.numpy(), 0, one.numpy(), 0, one[0].clone().numpy())
-            loops.mix(one[0].numpy(), False, one.numpy(), 0, one.clone().numpy(), 0)
-        except Exception as error:  # noqa: BLE001 - numba breaks in many ways, and none may stop us
-            reason = f"{type(error).__name__}: {error}"
-        else:
-            return True
-    LOG.info("Attention runs on torch alone, slower on a CPU: %s", reason)
-    return False
+    """Return whether the compiled loops run here."""
+
+    def once() -> None:
+        one = torch.ones((1,) * 6, dtype=dtype).numpy()
+        loops.products(one, 0, one, 0, one[0].copy())
+        loops.mix(one[0], False, one, 0, one.copy(), 0)
+
+    return run("Attention", once)

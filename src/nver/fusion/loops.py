@@ -10,9 +10,7 @@ from __future__ import annotations
 
 from typing import no_type_check
 
-from nver.scaling.compiled import AVAILABLE, compiled_and_kept
-
-__all__ = ["AVAILABLE", "mix", "products"]
+from nver.scaling.compiled import compiled_and_kept
 
 
 @compiled_and_kept
