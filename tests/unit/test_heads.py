@@ -22,6 +22,7 @@ from nver.heads import (
     Standardise,
     build_head,
 )
+from nver.heads.trunk import loops_work
 from nver.training import stack
 
 F64 = torch.float64
@@ -60,6 +61,36 @@ def test_the_block_is_conv_relu_pool_and_so_are_its_gradients(clips, length, cha
     expected = torch.autograd.grad(theirs, [twin, *parameters], upstream)
     for a, b in zip(got, expected, strict=True):
         torch.testing.assert_close(a, b, atol=1e-10, rtol=1e-9)
+
+
+@pytest.mark.parametrize("clips", [1, CLIPS_AT_ONCE, 2 * CLIPS_AT_ONCE + 3])
+@pytest.mark.parametrize("dim", [10, 11, 12, 13, 40])
+def test_the_compiled_blocks_are_two_blocks_and_so_are_their_gradients(clips, dim):
+    pytest.importorskip("numba")
+    assert loops_work(F64)
+    trunks = [ConvTrunk(dim, (3, 5)).double() for _ in range(2)]
+    whole = stack.stack(trunks, CPU)
+    x = torch.randn(2, clips, dim, generator=torch.Generator().manual_seed(dim), dtype=F64)
+    mine = whole._maps(x)
+    assert "TwoBlocks" in type(mine.grad_fn).__name__
+    theirs = whole.blocks(x.unsqueeze(-1))
+    torch.testing.assert_close(mine, theirs, atol=1e-12, rtol=1e-10)
+    upstream = torch.randn(mine.shape, dtype=F64, generator=torch.Generator().manual_seed(1))
+    parameters = list(whole.blocks.parameters())
+    got = torch.autograd.grad(mine, parameters, upstream)
+    expected = torch.autograd.grad(theirs, parameters, upstream)
+    for a, b in zip(got, expected, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-10, rtol=1e-9)
+    torch.testing.assert_close(trunks[1]._maps(x[1]), mine[1], atol=1e-12, rtol=1e-10)
+
+
+def test_without_the_loops_or_with_a_gradient_at_the_input_torch_does_it(monkeypatch):
+    trunk = ConvTrunk(12, (3, 5))
+    x = torch.randn(4, 12, generator=torch.Generator().manual_seed(0))
+    expected = trunk(x)
+    torch.testing.assert_close(trunk(x.clone().requires_grad_()), expected)
+    monkeypatch.setattr("nver.heads.networks.loops_work", lambda _: False)
+    torch.testing.assert_close(trunk(x), expected)
 
 
 def test_the_block_draws_its_weights_in_the_range_of_conv1d():

@@ -3,23 +3,20 @@
 The block is a convolution of width 3, ReLU and max-pooling by 2. Positions lie in rows and channels
 in columns, so that two neighbouring positions are one contiguous row and the whole block is four
 matrix products on a few clips at a time, which stay in the cache. Pooling comes before the bias and
-the ReLU, which gives the same result on half the values. What is not a matrix product is one
-compiled loop on a CPU (`loops`), where the first block, with its single channel, is nothing else.
-The results are those of `torch.nn.Conv1d`, `ReLU` and `MaxPool1d`; bench/conv.py has the times.
+the ReLU, which gives the same result on half the values. On a CPU core this takes half the time of
+`torch.nn.Conv1d`, `ReLU` and `MaxPool1d` (bench/conv.py); the results are the same. `trunk` has two
+blocks as one operation that is faster still.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from functools import cache
 from typing import Any, final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-
-from nver.heads import loops
 
 KERNEL = 3
 CLIPS_AT_ONCE = 8
@@ -48,10 +45,10 @@ class _ConvPool(torch.autograd.Function):
         filters = weight.shape[2]
         out = x.new_empty(members, clips, pooled, filters)
         even_wins = torch.empty_like(out, dtype=torch.bool)
-        for m, here in _parts(x):
+        for m, here in parts(x):
             rows = pairs[m, here].flatten(1, 2)
             even, odd = rows.new_empty(2, *rows.shape[:2], filters)
-            _convolve(rows, weight[m], even, odd)
+            convolve(rows, weight[m], even, odd)
             shape = (len(rows), -1, pooled + 1, filters)
             even, odd = even.view(shape)[:, :, :pooled], odd.view(shape)[:, :, :pooled]
             torch.gt(even, odd, out=even_wins[m, here])
@@ -71,7 +68,7 @@ class _ConvPool(torch.autograd.Function):
         d_x = None
         if ctx.needs_input_grad[0]:
             d_x = pairs.new_zeros(members, clips, ctx.length, width // 2)
-        for m, here in _parts(pairs):
+        for m, here in parts(pairs):
             passed = gradient[m, here] * (out[m, here] > 0)
             d_bias[m] += passed.sum((1, 2))
             # Zeros where a row reaches into the next clip.
@@ -79,14 +76,15 @@ class _ConvPool(torch.autograd.Function):
             torch.mul(passed, even_wins[m, here], out=even[:, :, :pooled])
             torch.sub(passed, even[:, :, :pooled], out=odd[:, :, :pooled])
             flat = even.flatten(1, 2), odd.flatten(1, 2)
-            _accumulate_kernel(pairs[m, here].flatten(1, 2), *flat, d_weight[m])
+            accumulate_kernel(pairs[m, here].flatten(1, 2), *flat, d_weight[m])
             if d_x is not None:
-                d_rows = _input_gradient(*flat, weight[m])
+                d_rows = even.new_empty(len(even), flat[0].shape[1], width)
+                input_gradient(*flat, weight[m], d_rows)
                 d_x[m, here, : 2 * per_clip] = d_rows.view(*passed.shape[:2], -1, width // 2)
         return d_x, d_weight, d_bias
 
 
-def _parts(x: Tensor) -> Iterator[tuple[slice, slice]]:
+def parts(x: Tensor) -> Iterator[tuple[slice, slice]]:
     """Yield members and clips that are done in one pass: a few on a CPU, all where no cache is."""
     members, clips = x.shape[:2]
     if x.device.type != "cpu":
@@ -97,78 +95,7 @@ def _parts(x: Tensor) -> Iterator[tuple[slice, slice]]:
             yield slice(m, m + 1), slice(start, start + CLIPS_AT_ONCE)
 
 
-@final
-class _CompiledConvPool(torch.autograd.Function):
-    """The same on a CPU: matrix products, and one loop for all else."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        members, clips, length, channels = x.shape
-        pooled, filters = (length - KERNEL + 1) // 2, weight.shape[2]
-        out = x.new_empty(members, clips, pooled, filters)
-        winner = torch.empty_like(out, dtype=torch.int8)
-        ctx.length = length
-        if channels == 1:
-            x = x.contiguous().squeeze(-1)
-            for m in range(members):
-                loops.read(*(part[m].numpy() for part in (x, weight, bias, out, winner)))
-            ctx.save_for_backward(x, weight, winner)
-            return out
-        used = x[:, :, : 2 * (pooled + 1)]
-        pairs = used.reshape(members, clips, pooled + 1, 2 * channels)
-        room = x.new_empty(2, min(clips, CLIPS_AT_ONCE), pooled + 1, filters)
-        for m, here in _parts(x):
-            rows = pairs[m, here]
-            even, odd = room[:, : rows.shape[1]]
-            _convolve(rows.flatten(1, 2), weight[m], even.view(1, -1, filters), odd.view(1, -1, filters))
-            made = (bias[m], out[m, here], winner[m, here])
-            loops.pool(even.numpy(), odd.numpy(), *(part[0].numpy() for part in made))
-        ctx.save_for_backward(pairs, weight, winner)
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
-        inputs, weight, winner = ctx.saved_tensors
-        gradient = gradient.contiguous()
-        members, clips, pooled, filters = gradient.shape
-        d_weight, d_bias = torch.zeros_like(weight), weight.new_zeros(members, filters)
-        if inputs.dim() == 3:
-            found = (inputs, gradient, winner, d_weight, d_bias)
-            for m in range(members):
-                loops.read_back(*(part[m].numpy() for part in found))
-            return None, d_weight, d_bias
-        width = inputs.shape[3]
-        d_x = inputs.new_zeros(members, clips, ctx.length, width // 2)
-        room = inputs.new_empty(2, min(clips, CLIPS_AT_ONCE), pooled + 1, filters)
-        for m, here in _parts(inputs):
-            rows = inputs[m, here].flatten(1, 2)
-            even, odd = room[:, : len(rows[0]) // (pooled + 1)]
-            given = (gradient[m, here][0].numpy(), winner[m, here][0].numpy())
-            loops.pool_back(*given, even.numpy(), odd.numpy(), d_bias[m][0].numpy())
-            flat = even.view(1, -1, filters), odd.view(1, -1, filters)
-            _accumulate_kernel(rows, *flat, d_weight[m])
-            d_rows = _input_gradient(*flat, weight[m])
-            d_x[m, here, : 2 * (pooled + 1)] = d_rows.view(1, len(even), -1, width // 2)
-        return d_x, d_weight, d_bias
-
-
-@cache
-def _loops_work(dtype: torch.dtype) -> bool:
-    """Return whether the compiled loops run here."""
-
-    def once() -> None:
-        x = torch.zeros(1, 1, 8, 1, dtype=dtype)
-        for channels in (1, 2):
-            weight = torch.zeros(1, KERNEL * channels, 1, dtype=dtype).requires_grad_()
-            bias = torch.zeros(1, 1, dtype=dtype)
-            wide = x.expand(1, 1, 8, channels)
-            out = _CompiledConvPool.apply(wide, weight, bias)  # type: ignore[no-untyped-call]
-            out.sum().backward()
-
-    return loops.run("Convolution", once)
-
-
-def _convolve(rows: Tensor, weight: Tensor, even: Tensor, odd: Tensor) -> None:
+def convolve(rows: Tensor, weight: Tensor, even: Tensor, odd: Tensor) -> None:
     """Write the convolution at even and odd positions of `rows` [members, R, 2C] but the last."""
     channels, last = rows.shape[2] // 2, rows.shape[1] - 1
     even, odd, head, tail = even[:, :last], odd[:, :last], rows[:, :last], rows[:, 1:]
@@ -178,7 +105,7 @@ def _convolve(rows: Tensor, weight: Tensor, even: Tensor, odd: Tensor) -> None:
     odd.baddbmm_(tail, weight[:, channels:])
 
 
-def _accumulate_kernel(rows: Tensor, even: Tensor, odd: Tensor, d_weight: Tensor) -> None:
+def accumulate_kernel(rows: Tensor, even: Tensor, odd: Tensor, d_weight: Tensor) -> None:
     """Add to `d_weight` [members, 3C, K] what gradients at even and odd positions say."""
     channels, last = rows.shape[2] // 2, rows.shape[1] - 1
     head, tail, even, odd = rows[:, :last], rows[:, 1:], even[:, :last], odd[:, :last]
@@ -188,14 +115,13 @@ def _accumulate_kernel(rows: Tensor, even: Tensor, odd: Tensor, d_weight: Tensor
     d_weight[:, channels:].baddbmm_(tail.mT, odd)
 
 
-def _input_gradient(even: Tensor, odd: Tensor, weight: Tensor) -> Tensor:
-    """Return the gradient at the rows [members, R, 2C] from those at even and odd positions."""
+def input_gradient(even: Tensor, odd: Tensor, weight: Tensor, d_rows: Tensor) -> None:
+    """Write the gradient at the rows [members, R, 2C], from those at even and odd positions."""
     channels, last = weight.shape[1] // KERNEL, even.shape[1] - 1
-    d_rows = torch.bmm(even, weight[:, : 2 * channels].mT)
+    torch.bmm(even, weight[:, : 2 * channels].mT, out=d_rows)
     d_rows[:, 1:, :channels].baddbmm_(even[:, :last], weight[:, 2 * channels :].mT)
     d_rows[:, :, channels:].baddbmm_(odd, weight[:, :channels].mT)
     d_rows[:, 1:].baddbmm_(odd[:, :last], weight[:, channels:].mT)
-    return d_rows
 
 
 @final
@@ -228,9 +154,5 @@ class ConvPool(nn.Module):
         stacked = self.weight.dim() == 3
         given = (x, self.weight, self.bias)
         whole = given if stacked else tuple(part.unsqueeze(0) for part in given)
-        # The loop for a single channel passes no gradient on to the embedding.
-        passes = x.requires_grad and x.shape[-1] == 1
-        compiled = x.device.type == "cpu" and not passes and _loops_work(x.dtype)
-        block = _CompiledConvPool if compiled else _ConvPool
-        out: Tensor = block.apply(*whole)  # type: ignore[no-untyped-call]
+        out: Tensor = _ConvPool.apply(*whole)  # type: ignore[no-untyped-call]
         return out if stacked else out.squeeze(0)

@@ -1,7 +1,6 @@
-"""What the convolution block does beside its matrix products, compiled for the CPU.
+"""What two convolution blocks do beside their matrix products, compiled for the CPU.
 
-Each loop reads and writes everything once, where torch needs some six operations. `convolution` has
-the same steps as torch operations, for GPUs and for where numba is missing.
+Each loop reads and writes everything once, where torch needs some six operations.
 """
 
 # ruff: noqa: ANN001, ANN201 - numba takes the types from the calls
@@ -36,7 +35,7 @@ def run(what: str, once: Callable[[], None]) -> bool:
 def pool(even, odd, bias, out, winner):
     """Set out to max(max(even, odd) + bias, 0), and winner to 1 (even), 2 (odd) or 0 (neither).
 
-    Shapes: even, odd [clips, pooled + 1, filters], of which the last position is left out; bias
+    Shapes: even, odd [clips, rows, filters], of which rows from `pooled` on are left out; bias
     [filters]; out, winner [clips, pooled, filters].
     """
     for c in range(out.shape[0]):
@@ -51,7 +50,7 @@ def pool(even, odd, bias, out, winner):
 @compiled_and_kept
 @no_type_check
 def pool_back(gradient, winner, even, odd, d_bias):
-    """Set even and odd to what passes back to them (0 at the last position); add to d_bias."""
+    """Set even and odd to what passes back to them (0 from `pooled` on); add to d_bias."""
     clips, pooled, filters = gradient.shape
     for c in range(clips):
         for s in range(pooled):
@@ -60,17 +59,25 @@ def pool_back(gradient, winner, even, odd, d_bias):
                 even[c, s, k] = passed if won == 1 else 0
                 odd[c, s, k] = passed if won == 2 else 0
                 d_bias[k] += passed if won > 0 else 0
-        for k in range(filters):
-            even[c, pooled, k] = 0
-            odd[c, pooled, k] = 0
+        for s in range(pooled, even.shape[1]):
+            for k in range(filters):
+                even[c, s, k] = 0
+                odd[c, s, k] = 0
 
 
 @compiled_and_kept
 @no_type_check
 def read(x, weight, bias, out, winner):
-    """Do the whole block for one channel: x [clips, length], weight [3, filters]; see `pool`."""
+    """Do the whole block for one channel: x [clips, length], weight [3, filters]; see `pool`.
+
+    Here `out` may have more positions than `winner`; they are set to 0.
+    """
+    pooled = winner.shape[1]
     for c in range(out.shape[0]):
-        for s in range(out.shape[1]):
+        for s in range(pooled, out.shape[1]):
+            for k in range(out.shape[2]):
+                out[c, s, k] = 0
+        for s in range(pooled):
             x0, x1, x2, x3 = x[c, 2 * s], x[c, 2 * s + 1], x[c, 2 * s + 2], x[c, 2 * s + 3]
             for k in range(out.shape[2]):
                 w0, w1, w2 = weight[0, k], weight[1, k], weight[2, k]
@@ -84,8 +91,11 @@ def read(x, weight, bias, out, winner):
 @compiled_and_kept
 @no_type_check
 def read_back(x, gradient, winner, d_weight, d_bias):
-    """Add to d_weight [3, filters] and d_bias what the gradient says, for one channel."""
-    clips, pooled, filters = gradient.shape
+    """Add to d_weight [3, filters] and d_bias what the gradient says, for one channel.
+
+    The gradient may have more positions than `winner`; they are left out.
+    """
+    clips, pooled, filters = winner.shape
     for c in range(clips):
         for s in range(pooled):
             x0, x1, x2, x3 = x[c, 2 * s], x[c, 2 * s + 1], x[c, 2 * s + 2], x[c, 2 * s + 3]
