@@ -63,11 +63,14 @@ class PlainConcat(Plain):
 
 
 class PlainMata(Plain):
-    """MATA with `ot.sinkhorn`, whose plan carries no gradient."""
+    """MATA with `ot.sinkhorn`; the gradient passes through its iterations unless `detached`."""
 
-    def __init__(self, views, classes, iterations=50, branch="fcn", dropout=0.3) -> None:
+    def __init__(
+        self, views, classes, iterations=50, branch="fcn", dropout=0.3, detached=False
+    ) -> None:
         super().__init__(views, branch, dropout)
         self.iterations = iterations
+        self.detached = detached
         self.attention = nn.MultiheadAttention(WIDTH, 8, dropout=0.1, batch_first=True)
         self.norm = nn.LayerNorm(WIDTH)
         self.classifier = last_layers(6 * WIDTH, classes, dropout)
@@ -75,7 +78,9 @@ class PlainMata(Plain):
     def forward(self, X: torch.Tensor) -> torch.Tensor:
         a, b = self.latents(X)
         clips = len(X)
-        cost = torch.cdist(a, b).detach()
+        cost = torch.cdist(a, b)
+        if self.detached:
+            cost = cost.detach()
         weights = torch.full((clips,), 1 / clips)
         plan = ot.sinkhorn(
             weights, weights, cost / cost.max(), 0.05, numItermax=self.iterations, warn=False

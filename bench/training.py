@@ -27,6 +27,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from nver.fusion import FusionShape, build_fusion
+from nver.fusion.coupling import TransportSettings
 from nver.training import TrainingSettings, pack_size, seeded, train_members
 
 CLIPS, CLASSES, FOLDS, EPOCHS, BATCH = 1000, 8, 5, 50, 32
@@ -62,10 +63,16 @@ def folds() -> list[tuple[torch.Tensor, torch.Tensor]]:
 
 
 def networks(
-    fusion: str, branch: str, dropout: float = 0.3, members: int = FOLDS
+    fusion: str,
+    branch: str,
+    dropout: float = 0.3,
+    members: int = FOLDS,
+    *,
+    plan_gradient: bool = False,
 ) -> list[nn.Module]:
     """Return untrained networks, one per fold."""
-    shape = FusionShape(VIEWS, CLASSES, branch, dropout)
+    transport = TransportSettings(plan_gradient=plan_gradient)
+    shape = FusionShape(VIEWS, CLASSES, branch, dropout, transport)
     made = []
     for seed in range(members):
         with seeded(seed):
@@ -74,29 +81,35 @@ def networks(
 
 
 def engine(
-    fusion: str, branch: str, epochs: int, recipe: TrainingSettings = RECIPE, members: int = FOLDS
+    fusion: str,
+    branch: str,
+    epochs: int,
+    recipe: TrainingSettings = RECIPE,
+    members: int = FOLDS,
+    *,
+    plan_gradient: bool = False,
 ) -> Side:
     """Return nver's own training of all folds."""
     X, y = clips()
     data = [(X[train], y[train]) for train, _ in folds()][:members]
-    settings = replace(recipe, epochs=epochs)
+    settings = replace(recipe, epochs=epochs, min_steps=0)
 
     def side() -> int:
-        made = networks(fusion, branch, recipe.dropout, members)
+        made = networks(fusion, branch, recipe.dropout, members, plan_gradient=plan_gradient)
         train_members(made, data, settings, seeds=range(members))
         return members * epochs * (len(data[0][0]) // BATCH)
 
     return side
 
 
-def trained(iterations: int) -> Callable[[], nn.Module]:
-    """Return a maker of a plain MATA after four epochs: at first, plans are easy to solve."""
-    model = PlainMata(VIEWS, CLASSES, 50)
-    careful(lambda: model, 100)()
+def trained(branch: str, iterations: int, *, detached: bool = False) -> Callable[[], nn.Module]:
+    """Return a maker of a plain MATA that has been trained: at first, plans are easy to solve."""
+    model = PlainMata(VIEWS, CLASSES, 50, branch, detached=True)
+    careful(lambda: model, 100 if branch == "fcn" else 10)()
 
     def make() -> nn.Module:
         own = copy.deepcopy(model)
-        own.iterations = iterations
+        own.iterations, own.detached = iterations, detached
         return own
 
     return make
@@ -210,13 +223,16 @@ def dense(rounds: int) -> None:
     found = measure(
         {
             "nver mata": engine("mata", "fcn", 4),
+            "nver mata, plan gradient": engine("mata", "fcn", 4, plan_gradient=True),
             "nver concat": engine("concat", "fcn", 4),
             "nver mata, one member": engine("mata", "fcn", 4, members=1),
             "nver concat, one member": engine("concat", "fcn", 4, members=1),
             "nver mata, default recipe": engine("mata", "fcn", 4, default),
             "nver concat, default recipe": engine("concat", "fcn", 4, default),
-            "naive mata, POT's defaults": naive(trained(1000), 10),
-            "naive mata, POT 50 iterations": naive(trained(50), 50),
+            "naive mata, POT's defaults": naive(trained("fcn", 1000), 6),
+            "naive mata, POT 50 iterations": naive(trained("fcn", 50), 25),
+            "naive mata, POT's defaults, detached": naive(trained("fcn", 1000, detached=True), 10),
+            "naive mata, POT 50, detached": naive(trained("fcn", 50, detached=True), 25),
             "naive concat": naive(lambda: PlainConcat(VIEWS, CLASSES), 100),
             "careful concat": careful(lambda: PlainConcat(VIEWS, CLASSES), 100),
             "MLPClassifier": perceptron(4),
@@ -235,13 +251,9 @@ def conv(rounds: int) -> None:
     found = measure(
         {
             "nver mata": engine("mata", "cnn", 1, members=1),
-            "careful mata, POT 50 iterations": careful(
-                lambda: PlainMata(VIEWS, CLASSES, 50, "cnn"), 12
-            ),
-            "naive mata, POT 50 iterations": naive(
-                lambda: PlainMata(VIEWS, CLASSES, 50, "cnn"), 12
-            ),
-            "naive mata, POT's defaults": naive(lambda: PlainMata(VIEWS, CLASSES, 1000, "cnn"), 6),
+            "careful mata, POT 50, detached": careful(trained("cnn", 50, detached=True), 12),
+            "naive mata, POT 50 iterations": naive(trained("cnn", 50), 12),
+            "naive mata, POT's defaults": naive(trained("cnn", 1000), 6),
             "nver concat": engine("concat", "cnn", 1, members=1),
             "careful concat": careful(lambda: PlainConcat(VIEWS, CLASSES, "cnn"), 12),
         },

@@ -14,12 +14,21 @@ from nver.fusion import (
     Companions,
     EntropicMap,
     FusionShape,
+    attention_core,
     build_fusion,
+    residual,
 )
-from nver.fusion.coupling import TransportSettings
-from nver.fusion import attending
-from nver.fusion.attending import DROPOUT, HEADS, SelfAttention
-from nver.fusion.tokens import distinct_tokens, side_by_side, token_copies, token_count, tokens
+from nver.fusion.coupling import Mapped, TransportSettings
+from nver.fusion.attending import DROPOUT, SelfAttention
+from nver.fusion.attention_core import HEADS
+from nver.fusion.tokens import (
+    distinct_tokens,
+    side_by_side,
+    token_copies,
+    token_count,
+    token_images,
+    tokens,
+)
 from nver.heads import Batch
 from nver.training import seeded, stack
 from nver.transport import normalised_cost, sinkhorn
@@ -123,9 +132,11 @@ def sums(request, monkeypatch):
     """Run with the compiled loops and without."""
     if request.param == "compiled":
         pytest.importorskip("numba")
-        assert attending._loops_work(F64)
+        assert attention_core.loops_work(F64)
+        assert residual.loops_work(F64)
     else:
-        monkeypatch.setattr(attending, "_loops_work", lambda _: False)
+        monkeypatch.setattr(attention_core, "loops_work", lambda _: False)
+        monkeypatch.setattr(residual, "loops_work", lambda _: False)
 
 
 @pytest.mark.usefixtures("sums")
@@ -164,6 +175,28 @@ def test_a_stack_of_attentions_with_dropped_weights_has_the_gradient_of_finite_d
         torch.testing.assert_close(out[m], alone, atol=1e-12, rtol=1e-10)
     whole.requires_grad_(False)
     assert torch.autograd.gradcheck(lambda x: whole(x, Batch(None, lambda _: bits)), [x])
+
+
+@pytest.mark.usefixtures("sums")
+@pytest.mark.parametrize("encoders", [2, 3])
+def test_images_are_attended_to_as_tokens_of_their_own(encoders):
+    """Where the plan is a matrix, projections are moved in place of tokens: the same, and so are
+    the gradients at latents, weights and the matrices."""
+    with seeded(0):
+        layer = SelfAttention(16, token_copies(encoders)).double()
+    latents = [_random(5, 16, seed=s).requires_grad_() for s in range(encoders)]
+    moved = Mapped()
+    for seed, (i, j) in enumerate(permutations(range(encoders), 2)):
+        moved.maps[i, j] = _random(5, 5, seed=10 + seed).requires_grad_()
+        moved[i, j] = moved.maps[i, j] @ latents[j]
+    upstream = _random(token_count(encoders), 5, 16, seed=3)
+    found = []
+    for images in ([], token_images(encoders, moved.maps)):
+        out = layer(distinct_tokens(latents, moved), None, images)
+        inputs = [*latents, *moved.maps.values(), *layer.parameters()]
+        found.append((out, *torch.autograd.grad(out, inputs, upstream, retain_graph=True)))
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-11, rtol=1e-9)
 
 
 def test_attention_weights_survive_as_if_every_copy_stood_alone():

@@ -198,9 +198,11 @@ def test_a_stack_computes_what_its_members_do_and_so_do_its_gradients(make):
     x = torch.randn(3, 7, width, generator=generator, dtype=F64)
     out = whole(x)
     upstream = torch.randn(out.shape, generator=generator, dtype=F64)
-    gradients = torch.autograd.grad(out, list(whole.parameters()), upstream) if any(
-        True for _ in whole.parameters()
-    ) else []
+    gradients = (
+        torch.autograd.grad(out, list(whole.parameters()), upstream)
+        if any(True for _ in whole.parameters())
+        else []
+    )
     for m, layer in enumerate(layers):
         alone = layer(x[m])
         torch.testing.assert_close(out[m], alone, atol=1e-12, rtol=1e-10)

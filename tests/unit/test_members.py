@@ -29,7 +29,11 @@ STOPPING = replace(TrainingSettings.paper(), epochs=8, patience=1, validation=0.
 # Two batches of 32, two of 32 and 20, one of 39, one of 24: last ones and step counts differ.
 SIZES = (64, 52, 39, 24)
 NETWORKS = [
-    *((f"{fusion}-{branch}", fusion, branch) for fusion in FUSIONS.names() for branch in ("fcn", "cnn")),
+    *(
+        (f"{fusion}-{branch}", fusion, branch)
+        for fusion in FUSIONS.names()
+        for branch in ("fcn", "cnn")
+    ),
     ("fcn", None, "fcn"),
     ("cnn", None, "cnn"),
 ]
@@ -67,7 +71,9 @@ def _trained(make, settings, at_once, members=range(len(SIZES))):
 
 
 @pytest.mark.parametrize("settings", [SHORT, STOPPING], ids=["default", "early stopping"])
-@pytest.mark.parametrize(("fusion", "branch"), [n[1:] for n in NETWORKS], ids=[n[0] for n in NETWORKS])
+@pytest.mark.parametrize(
+    ("fusion", "branch"), [n[1:] for n in NETWORKS], ids=[n[0] for n in NETWORKS]
+)
 def test_every_member_ends_as_it_does_alone(fusion, branch, settings):
     def make(seed):
         return _network(fusion, branch, seed)
@@ -271,7 +277,10 @@ def test_estimators_fitted_at_once_are_what_each_fit_makes():
     views = {"a": slice(0, 10), "b": slice(10, 22)}
 
     def make():
-        mata = [FusionClassifier("mata", "fcn", views, settings=SHORT, random_state=s) for s in (0, 1, 2)]
+        mata = [
+            FusionClassifier("mata", "fcn", views, settings=SHORT, random_state=s)
+            for s in (0, 1, 2)
+        ]
         other = FusionClassifier("mata", "fcn", views, eps=0.2, settings=SHORT)
         fcn = [EmotionClassifier("fcn", SHORT, s) for s in (0, 1)]
         return [*mata, other, *fcn, EmotionClassifier("lda")]

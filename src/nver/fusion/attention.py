@@ -26,7 +26,10 @@ class Attention(Fusion):
         self.classifier = Classifier(width, shape.classes, shape.dropout)
 
     def join(
-        self, latents: Latents, moved: Moved, batch: Batch | None,  # noqa: ARG002
+        self,
+        latents: Latents,
+        moved: Moved,
+        batch: Batch | None,  # noqa: ARG002
     ) -> Float[Tensor, "*members clips classes"]:
         """Return the logits of the N attended tokens."""
         attended = self.attention(torch.stack(tuple(latents), dim=-3), batch)

@@ -23,7 +23,10 @@ class Concat(Fusion):
         self.classifier = Classifier(width, shape.classes, shape.dropout)
 
     def join(
-        self, latents: Latents, moved: Moved, batch: Batch | None,  # noqa: ARG002
+        self,
+        latents: Latents,
+        moved: Moved,
+        batch: Batch | None,  # noqa: ARG002
     ) -> Float[Tensor, "*members clips classes"]:
         """Return the logits of the concatenated latents."""
         logits: Tensor = self.classifier(torch.cat(tuple(latents), dim=-1), batch)

@@ -22,7 +22,10 @@ class Late(Fusion):
         super().__init__(shape, nn.ModuleList(heads))
 
     def join(
-        self, latents: Latents, moved: Moved, batch: Batch | None,  # noqa: ARG002
+        self,
+        latents: Latents,
+        moved: Moved,
+        batch: Batch | None,  # noqa: ARG002
     ) -> Float[Tensor, "*members clips classes"]:
         """Return the mean of the logits."""
         return torch.stack(tuple(latents)).mean(dim=0)

@@ -8,9 +8,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nver.fusion.base import BRANCH_WIDTH, Fusion, FusionShape
-from nver.fusion.coupling import Latents, Moved
+from nver.fusion.coupling import Latents, Mapped, Moved
 from nver.fusion.attending import SelfAttention
-from nver.fusion.tokens import distinct_tokens, side_by_side, token_copies
+from nver.fusion.tokens import distinct_tokens, side_by_side, token_copies, token_images
 from nver.heads import Batch, Classifier
 
 
@@ -30,6 +30,7 @@ class Mata(Fusion):
         self, latents: Latents, moved: Moved, batch: Batch | None
     ) -> Float[Tensor, "*members clips classes"]:
         """Return the logits of the attended tokens."""
-        attended = self.attention(distinct_tokens(latents, moved), batch)
+        images = token_images(len(latents), moved.maps) if isinstance(moved, Mapped) else ()
+        attended = self.attention(distinct_tokens(latents, moved), batch, images)
         logits: Tensor = self.classifier(side_by_side(attended), batch)
         return logits

@@ -6,12 +6,14 @@ of one matrix.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import permutations
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from nver.fusion.attending import Image
 from nver.fusion.coupling import Latents, Moved
 
 
@@ -32,10 +34,20 @@ def token_copies(encoders: int) -> tuple[int, ...]:
     return tuple(part for pair, (i, j) in pairs for part in (encoders + pair, i, j))
 
 
-def distinct_tokens(latents: Latents, moved: Moved) -> Float[Tensor, "*members distinct clips width"]:
+def distinct_tokens(
+    latents: Latents, moved: Moved
+) -> Float[Tensor, "*members distinct clips width"]:
     """Return the tokens without repetition: every x_i, then x_{j->i} for each ordered pair."""
     pairs = permutations(range(len(latents)), 2)
     return torch.stack([*latents, *(moved[pair] for pair in pairs)], dim=-3)
+
+
+def token_images(
+    encoders: int, maps: Mapping[tuple[int, int], Float[Tensor, "*members clips clips"]]
+) -> list[Image]:
+    """Return which distinct tokens are images of the encoders' latents, and by which matrices."""
+    pairs = enumerate(permutations(range(encoders), 2))
+    return [Image(encoders + pair, j, maps[i, j]) for pair, (i, j) in pairs]
 
 
 def tokens(latents: Latents, moved: Moved) -> Float[Tensor, "*members tokens clips width"]:

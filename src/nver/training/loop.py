@@ -31,7 +31,7 @@ from nver.training.optimiser import MemberAdamW
 from nver.training.randomness import Draws, order_generator
 from nver.training.settings import TrainingSettings, batches
 
-CACHE = 24 * 2**20
+CACHE = 48 * 2**20
 """Bytes of weights, gradients and moments that a pack may have on a CPU (bench/training.py)."""
 BYTES_PER_PARAMETER = 16
 
@@ -254,7 +254,9 @@ class _Pack:
     def _held(self) -> Table:
         """Return the held-out clips of every member, in batches as in training."""
         size = self.settings.batch_size
-        return self.clips.table([batches(m.held, size) if len(m.held) else [] for m in self.members])
+        return self.clips.table(
+            [batches(m.held, size) if len(m.held) else [] for m in self.members]
+        )
 
     def _train(self, epoch: int) -> None:
         """Take one optimiser step per batch."""
@@ -317,9 +319,7 @@ def _keep_freed_memory() -> None:
     torch.empty(31 * 2**20, dtype=torch.uint8)
 
 
-def _losses(
-    logits: Tensor, table: Table, step: int, smoothing: float
-) -> Float[Tensor, " members"]:
+def _losses(logits: Tensor, table: Table, step: int, smoothing: float) -> Float[Tensor, " members"]:
     """Return the mean cross-entropy of every member's batch; 0 for a passive member."""
     shape = logits.shape[:2]
     labels = table.labels[step, :, : shape[1]]

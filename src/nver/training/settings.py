@@ -115,9 +115,7 @@ class TrainingSettings:
         )
 
 
-def batches(
-    rows: Int[Tensor, " clips"], size: int
-) -> list[Int[Tensor, " batch"]]:
+def batches(rows: Int[Tensor, " clips"], size: int) -> list[Int[Tensor, " batch"]]:
     """Return the rows in batches; a remainder below 8 clips joins the batch before it."""
     parts = [rows[start : start + size] for start in range(0, len(rows), size)]
     if len(parts) > 1 and len(parts[-1]) < min(SMALLEST_BATCH, size):
