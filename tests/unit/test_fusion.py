@@ -14,11 +14,23 @@ from nver.fusion import (
     Companions,
     EntropicMap,
     FusionShape,
+    attention_core,
     build_fusion,
+    residual,
 )
-from nver.fusion.coupling import TransportSettings
-from nver.fusion.tokens import SelfAttention, token_count, tokens
-from nver.training import seeded
+from nver.fusion.coupling import Mapped, TransportSettings
+from nver.fusion.attending import DROPOUT, SelfAttention
+from nver.fusion.attention_core import HEADS
+from nver.fusion.tokens import (
+    distinct_tokens,
+    side_by_side,
+    token_copies,
+    token_count,
+    token_images,
+    tokens,
+)
+from nver.heads import Batch
+from nver.training import seeded, stack
 from nver.transport import normalised_cost, sinkhorn
 
 F64 = torch.float64
@@ -55,9 +67,9 @@ def test_convolutional_branches_can_tell_clips_apart_behind_attention(name):
     with seeded(0):
         fusion = build_fusion(name, FusionShape(TWO, 4, "cnn", dropout=0.0))
     X = _random(32, 30).float()
-    spread = [
-        x.detach().std(dim=0).mean() / x.detach().mean(dim=0).std() for x in fusion.latents(X)
-    ]
+    batch = Batch(None, lambda layer: torch.zeros(32, layer.units, dtype=torch.int16))
+    latents = [x.detach() for x in fusion.latents(X, batch)]
+    spread = [x.std(dim=0).mean() / x.mean(dim=0).std() for x in latents]
     assert min(spread) > 1
 
 
@@ -84,21 +96,25 @@ def test_a_batch_of_one_clip_is_moved_onto_itself():
 def test_the_papers_six_tokens_in_their_order():
     a, b = _random(2, 3), _random(2, 3, seed=1)
     moved = {(0, 1): _random(2, 3, seed=2), (1, 0): _random(2, 3, seed=3)}
-    expected = torch.stack([moved[0, 1], a, b, moved[1, 0], b, a], dim=1)
+    expected = torch.stack([moved[0, 1], a, b, moved[1, 0], b, a])
     torch.testing.assert_close(tokens([a, b], moved), expected)
+    torch.testing.assert_close(distinct_tokens([a, b], moved)[list(token_copies(2))], expected)
+    torch.testing.assert_close(side_by_side(expected)[1], expected[:, 1].flatten())
 
 
 def test_three_encoders_have_six_ordered_pairs():
     latents = [_random(4, 3, seed=s) for s in range(3)]
     moved = BatchCoupling().move(latents)
     assert set(moved) == set(permutations(range(3), 2))
-    assert tokens(latents, moved).shape == (4, token_count(3), 3)
+    whole = tokens(latents, moved)
+    assert whole.shape == (token_count(3), 4, 3)
+    copied = distinct_tokens(latents, moved)[list(token_copies(3))]
+    torch.testing.assert_close(copied, whole)
     assert token_count(3) == 18
 
 
-def test_the_attention_is_torchs():
-    with seeded(0):
-        mine = SelfAttention(120).double().eval()
+def _torchs_attention(mine):
+    """Return torch's attention with the weights of `mine`."""
     theirs = torch.nn.MultiheadAttention(120, 8, batch_first=True, dtype=F64).eval()
     theirs.load_state_dict(
         {
@@ -108,9 +124,112 @@ def test_the_attention_is_torchs():
             "out_proj.bias": mine.outer.bias,
         }
     )
-    x = _random(3, 6, 120)
-    expected = mine.norm(x + theirs(x, x, x, need_weights=False)[0])
-    torch.testing.assert_close(mine(x), expected)
+    return theirs
+
+
+@pytest.fixture(params=["compiled", "torch"])
+def sums(request, monkeypatch):
+    """Run with the compiled loops and without."""
+    if request.param == "compiled":
+        pytest.importorskip("numba")
+        assert attention_core.loops_work(F64)
+        assert residual.loops_work(F64)
+    else:
+        monkeypatch.setattr(attention_core, "loops_work", lambda _: False)
+        monkeypatch.setattr(residual, "loops_work", lambda _: False)
+
+
+@pytest.mark.usefixtures("sums")
+@pytest.mark.parametrize("copies", [(0, 1), (2, 0, 1, 3, 1, 0), token_copies(3)], ids=len)
+def test_the_attention_is_torchs_and_so_are_its_gradients(copies):
+    with seeded(0):
+        mine = SelfAttention(120, copies).double()
+    theirs = _torchs_attention(mine)
+    x = _random(max(copies) + 1, 3, 120).requires_grad_()
+    tokens_first = x[list(copies)].transpose(0, 1)
+    attended = theirs(tokens_first, tokens_first, tokens_first, need_weights=False)[0]
+    expected = mine.norm(tokens_first + attended).transpose(0, 1)
+    found = mine(x)
+    torch.testing.assert_close(found, expected, atol=1e-12, rtol=1e-10)
+    upstream = _random(*found.shape, seed=1)
+    outer = [mine.outer.weight, mine.inner.bias, mine.inner.weight]
+    outside = [theirs.out_proj.weight, theirs.in_proj_bias, theirs.in_proj_weight]
+    got = torch.autograd.grad(found, [x, *outer], upstream)
+    wanted = torch.autograd.grad(expected, [x, *outside], upstream)
+    for a, b in zip(got, wanted, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-11, rtol=1e-9)
+
+
+@pytest.mark.usefixtures("sums")
+def test_a_stack_of_attentions_with_dropped_weights_has_the_gradient_of_finite_differences():
+    with seeded(0):
+        layers = [SelfAttention(16, (2, 0, 1, 3, 1, 0)).double() for _ in range(2)]
+    whole = stack.stack(layers, torch.device("cpu"))
+    generator = torch.Generator().manual_seed(0)
+    bits = torch.randint(-(2**15), 2**15, (2, 3, whole.units), generator=generator)
+    bits = bits.to(torch.int16)
+    x = _random(2, 4, 3, 16).requires_grad_()
+    out = whole(x, Batch(None, lambda _: bits))
+    for m, layer in enumerate(layers):
+        alone = layer(x[m], Batch(None, lambda _, m=m: bits[m : m + 1]))
+        torch.testing.assert_close(out[m], alone, atol=1e-12, rtol=1e-10)
+    whole.requires_grad_(False)
+    assert torch.autograd.gradcheck(lambda x: whole(x, Batch(None, lambda _: bits)), [x])
+
+
+@pytest.mark.usefixtures("sums")
+@pytest.mark.parametrize("encoders", [2, 3])
+def test_images_are_attended_to_as_tokens_of_their_own(encoders):
+    """Where the plan is a matrix, projections are moved in place of tokens: the same, and so are
+    the gradients at latents, weights and the matrices."""
+    with seeded(0):
+        layer = SelfAttention(16, token_copies(encoders)).double()
+    latents = [_random(5, 16, seed=s).requires_grad_() for s in range(encoders)]
+    moved = Mapped()
+    for seed, (i, j) in enumerate(permutations(range(encoders), 2)):
+        moved.maps[i, j] = _random(5, 5, seed=10 + seed).requires_grad_()
+        moved[i, j] = moved.maps[i, j] @ latents[j]
+    upstream = _random(token_count(encoders), 5, 16, seed=3)
+    found = []
+    for images in ([], token_images(encoders, moved.maps)):
+        out = layer(distinct_tokens(latents, moved), None, images)
+        inputs = [*latents, *moved.maps.values(), *layer.parameters()]
+        found.append((out, *torch.autograd.grad(out, inputs, upstream, retain_graph=True)))
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-11, rtol=1e-9)
+
+
+def test_attention_weights_survive_as_if_every_copy_stood_alone():
+    """0.9 of a single key's weights, and of two copies 0, 1 or 2 with binomial chances."""
+    layer = SelfAttention(16, (2, 0, 1, 3, 1, 0)).double()
+    every = torch.arange(-(2**15), 2**15).to(torch.int16)
+    bits = every.view(1, -1, 1).expand(1, 65536, layer.units)
+    survivors = layer._survivors(Batch(None, lambda _: bits))
+    assert survivors.shape == (1, HEADS, 6, 4, 65536)
+    for key, copies in enumerate((2, 2, 1, 1)):
+        values, counts = survivors[0, 0, 0, key].unique(return_counts=True)
+        chances = [DROPOUT, 1 - DROPOUT]
+        if copies == 2:
+            chances = [DROPOUT**2, 2 * DROPOUT * (1 - DROPOUT), (1 - DROPOUT) ** 2]
+        assert (counts / 65536).tolist() == pytest.approx(chances, abs=2e-5)
+        scale = copies * (1 - DROPOUT)
+        assert values.tolist() == pytest.approx([n / scale for n in range(copies + 1)])
+
+
+@pytest.mark.parametrize("branch", ["fcn", "cnn"])
+@pytest.mark.parametrize("name", FUSIONS.names())
+def test_a_stack_of_fusions_with_filled_up_batches_computes_what_its_members_do(name, branch):
+    shape = FusionShape(TWO, 4, branch, 0.3)
+    members = []
+    for seed in range(2):
+        with seeded(seed):
+            members.append(build_fusion(name, shape).double())
+    whole = stack.stack(members, torch.device("cpu"))
+    X = _random(2, 7, 30)
+    present = torch.arange(7) < torch.tensor([[7], [5]])
+    out = whole(X, Batch(present))
+    torch.testing.assert_close(out[0], members[0](X[0]), atol=1e-9, rtol=1e-7)
+    torch.testing.assert_close(out[1, :5], members[1](X[1, :5]), atol=1e-9, rtol=1e-7)
 
 
 def test_late_fusion_is_the_mean_of_its_heads_logits():
@@ -127,7 +246,7 @@ def test_the_plan_gradient_reaches_the_branches_only_when_asked():
         with seeded(0):
             mata = build_fusion("mata", shape).double().eval()
         mata(X).pow(2).sum().backward()
-        gradients.append(mata.branches[0][0].weight.grad)
+        gradients.append(mata.branches[0].dense.weight.grad)
     assert not torch.allclose(*gradients)
 
 
@@ -138,10 +257,10 @@ def test_inductive_couplings_see_one_clip_at_a_time(name, coupling):
     references = fusion.latents(_random(9, 30, seed=5))
     rule = {"companions": Companions, "map": EntropicMap}[coupling](references)
     X = _random(11, 30)
-    together = fusion(X, rule)
+    together = fusion(X, coupling=rule)
     order = torch.randperm(11, generator=torch.Generator().manual_seed(1))
-    torch.testing.assert_close(fusion(X[order], rule), together[order], atol=1e-12, rtol=0)
-    alone = torch.cat([fusion(X[i : i + 1], rule) for i in range(11)])
+    torch.testing.assert_close(fusion(X[order], coupling=rule), together[order], atol=1e-12, rtol=0)
+    alone = torch.cat([fusion(X[i : i + 1], coupling=rule) for i in range(11)])
     torch.testing.assert_close(alone, together, atol=1e-12, rtol=0)
 
 

@@ -8,9 +8,33 @@ from torch import nn
 from torch.nn import functional
 
 from nver.errors import SettingsError
-from nver.heads import CLIPS_AT_ONCE, CNN, FCN, ConvPool, ConvTrunk, Standardise, build_head
+from nver.heads import (
+    CLIPS_AT_ONCE,
+    CNN,
+    FCN,
+    Batch,
+    ConvPool,
+    ConvTrunk,
+    Dropout,
+    Hidden,
+    LayerNorm,
+    Linear,
+    Standardise,
+    build_head,
+)
+from nver.heads.trunk import loops_work
+from nver.training import stack
 
 F64 = torch.float64
+CPU = torch.device("cpu")
+
+
+def _bits(layer):
+    """Return the bits of a step in which no layer drops anything."""
+    return torch.full((1, layer.units), 32767, dtype=torch.int16)
+
+
+LEARNING = Batch(None, _bits)
 
 
 def _reference(block: ConvPool, x: torch.Tensor) -> torch.Tensor:
@@ -37,6 +61,36 @@ def test_the_block_is_conv_relu_pool_and_so_are_its_gradients(clips, length, cha
     expected = torch.autograd.grad(theirs, [twin, *parameters], upstream)
     for a, b in zip(got, expected, strict=True):
         torch.testing.assert_close(a, b, atol=1e-10, rtol=1e-9)
+
+
+@pytest.mark.parametrize("clips", [1, CLIPS_AT_ONCE, 2 * CLIPS_AT_ONCE + 3])
+@pytest.mark.parametrize("dim", [10, 11, 12, 13, 40])
+def test_the_compiled_blocks_are_two_blocks_and_so_are_their_gradients(clips, dim):
+    pytest.importorskip("numba")
+    assert loops_work(F64)
+    trunks = [ConvTrunk(dim, (3, 5)).double() for _ in range(2)]
+    whole = stack.stack(trunks, CPU)
+    x = torch.randn(2, clips, dim, generator=torch.Generator().manual_seed(dim), dtype=F64)
+    mine = whole._maps(x)
+    assert "TwoBlocks" in type(mine.grad_fn).__name__
+    theirs = whole.blocks(x.unsqueeze(-1))
+    torch.testing.assert_close(mine, theirs, atol=1e-12, rtol=1e-10)
+    upstream = torch.randn(mine.shape, dtype=F64, generator=torch.Generator().manual_seed(1))
+    parameters = list(whole.blocks.parameters())
+    got = torch.autograd.grad(mine, parameters, upstream)
+    expected = torch.autograd.grad(theirs, parameters, upstream)
+    for a, b in zip(got, expected, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-10, rtol=1e-9)
+    torch.testing.assert_close(trunks[1]._maps(x[1]), mine[1], atol=1e-12, rtol=1e-10)
+
+
+def test_without_the_loops_or_with_a_gradient_at_the_input_torch_does_it(monkeypatch):
+    trunk = ConvTrunk(12, (3, 5))
+    x = torch.randn(4, 12, generator=torch.Generator().manual_seed(0))
+    expected = trunk(x)
+    torch.testing.assert_close(trunk(x.clone().requires_grad_()), expected)
+    monkeypatch.setattr("nver.heads.networks.loops_work", lambda _: False)
+    torch.testing.assert_close(trunk(x), expected)
 
 
 def test_the_block_draws_its_weights_in_the_range_of_conv1d():
@@ -73,29 +127,116 @@ def test_the_papers_sizes():
 def test_standardising_uses_the_batch_in_training_and_averages_after():
     layer = Standardise(3).double()
     x = torch.randn(50, 3, generator=torch.Generator().manual_seed(0), dtype=F64) * 4 + 7
-    trained = layer(x)
+    trained = layer(x, LEARNING)
     torch.testing.assert_close(trained.mean(0), torch.zeros(3, dtype=F64), atol=1e-12, rtol=0)
     torch.testing.assert_close(
         trained.var(0, correction=0), torch.ones(3, dtype=F64), atol=1e-4, rtol=0
     )
-    layer.eval()
     torch.testing.assert_close(layer(x), (x - x.mean(0)) / (x.var(0) + 1e-5).sqrt())
     torch.testing.assert_close(layer(x[:1]), layer(x)[:1])
 
 
 def test_a_batch_of_one_clip_changes_no_average():
     layer = Standardise(3)
-    layer(torch.randn(8, 3))
+    layer(torch.randn(8, 3), LEARNING)
     before = layer.mean.clone()
-    layer(torch.full((1, 3), 100.0))
+    one = torch.full((1, 3), 100.0)
+    torch.testing.assert_close(layer(one, LEARNING), layer(one))
     assert torch.equal(layer.mean, before)
+
+
+def _torchs(x, gradient):
+    """Return what BatchNorm1d makes of x, its gradient, and its averages after one batch."""
+    theirs = nn.BatchNorm1d(x.shape[1], affine=False, momentum=1.0).double()
+    x = x.clone().requires_grad_()
+    out = theirs(x)
+    (d_x,) = torch.autograd.grad(out, x, gradient)
+    return out.detach(), d_x, theirs.running_mean, theirs.running_var
+
+
+def test_standardising_is_torchs_batch_normalisation_for_members_of_unequal_batches():
+    """Three members with 9, 4 and 1 clips; the last learns nothing from its single clip."""
+    generator = torch.Generator().manual_seed(0)
+    whole = stack.stack([Standardise(5).double() for _ in range(3)], CPU)
+    x = torch.randn(3, 9, 5, generator=generator, dtype=F64).requires_grad_()
+    counts = torch.tensor([9, 4, 1])
+    present = torch.arange(9) < counts.unsqueeze(1)
+    gradient = torch.randn(3, 9, 5, generator=generator, dtype=F64) * present.unsqueeze(-1)
+    out = whole(x, Batch(present, _bits))
+    (d_x,) = torch.autograd.grad(out, x, gradient)
+    for m in (0, 1):
+        n = int(counts[m])
+        expected = _torchs(x[m, :n].detach(), gradient[m, :n])
+        found = (out[m, :n].detach(), d_x[m, :n], whole.mean[m], whole.variance[m])
+        for mine, theirs in zip(found, expected, strict=True):
+            torch.testing.assert_close(mine, theirs, atol=1e-12, rtol=1e-10)
+        assert not d_x[m, n:].any()
+    assert whole.batches.tolist() == [1, 1, 0]
+    assert not whole.mean[2].any()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Linear(6, 5),
+        lambda: Hidden(6, 5, 0.3),
+        lambda: LayerNorm(6),
+        lambda: Standardise(6),
+        lambda: FCN(6, 3, 0.3),
+        lambda: CNN(12, 3, 0.3),
+    ],
+    ids=["linear", "hidden", "norm", "standardise", "fcn", "cnn"],
+)
+def test_a_stack_computes_what_its_members_do_and_so_do_its_gradients(make):
+    layers = [make().double() for _ in range(3)]
+    generator = torch.Generator().manual_seed(0)
+    for layer in layers:
+        for p in layer.parameters():
+            p.data.add_(0.1 * torch.randn(p.shape, generator=generator, dtype=F64))
+    whole = stack.stack(layers, CPU)
+    width = 12 if isinstance(layers[0], CNN) else 6
+    x = torch.randn(3, 7, width, generator=generator, dtype=F64)
+    out = whole(x)
+    upstream = torch.randn(out.shape, generator=generator, dtype=F64)
+    gradients = (
+        torch.autograd.grad(out, list(whole.parameters()), upstream)
+        if any(True for _ in whole.parameters())
+        else []
+    )
+    for m, layer in enumerate(layers):
+        alone = layer(x[m])
+        torch.testing.assert_close(out[m], alone, atol=1e-12, rtol=1e-10)
+        parameters = list(layer.parameters())
+        expected = torch.autograd.grad(alone, parameters, upstream[m]) if parameters else []
+        for mine, theirs in zip(gradients, expected, strict=True):
+            torch.testing.assert_close(mine[m], theirs, atol=1e-12, rtol=1e-10)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.5])
+def test_dropout_drops_its_share_and_keeps_the_mean(share):
+    layer = Dropout(200_000, share)
+    bits = torch.randint(
+        -(2**15), 2**15, (1, 200_000), generator=torch.Generator().manual_seed(0)
+    ).to(torch.int16)
+    out = layer(torch.ones(1, 200_000), Batch(None, lambda _: bits))
+    assert float((out == 0).float().mean()) == pytest.approx(share, abs=0.005)
+    assert float(out.mean()) == pytest.approx(1, abs=0.01)
+    values = out.unique().tolist()
+    assert values == pytest.approx([0, 1 / (1 - share)], abs=1e-4)
+    assert torch.equal(layer(torch.ones(1, 200_000)), torch.ones(1, 200_000))
+
+
+def test_every_level_of_the_bits_is_dropped_or_kept_as_the_share_says():
+    layer = Dropout(65536, 0.25)
+    bits = torch.arange(-(2**15), 2**15).to(torch.int16)
+    out = layer(torch.ones(1, 65536), Batch(None, lambda _: bits[None]))
+    assert int((out == 0).sum()) == 16384
 
 
 @pytest.mark.parametrize("kind", ["fcn", "cnn"])
 def test_a_trained_head_sees_one_clip_at_a_time(kind):
     head = build_head(kind, 30, 4, dropout=0.5).double()
-    head(torch.randn(9, 30, dtype=F64))
-    head.eval()
+    head(torch.randn(9, 30, dtype=F64), LEARNING)
     X = torch.randn(6, 30, dtype=F64)
     alone = torch.cat([head(clip[None]) for clip in X])
     torch.testing.assert_close(alone, head(X), atol=1e-12, rtol=0)

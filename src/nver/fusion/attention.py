@@ -10,8 +10,9 @@ from torch import Tensor
 
 from nver.fusion.base import BRANCH_WIDTH, Fusion, FusionShape
 from nver.fusion.coupling import Latents, Moved
-from nver.fusion.tokens import SelfAttention
-from nver.heads import classifier
+from nver.fusion.attending import SelfAttention
+from nver.fusion.tokens import side_by_side
+from nver.heads import Batch, Classifier
 
 
 @final
@@ -20,12 +21,17 @@ class Attention(Fusion):
 
     def __init__(self, shape: FusionShape) -> None:
         super().__init__(shape, shape.branches())
-        self.attention = SelfAttention(BRANCH_WIDTH)
+        self.attention = SelfAttention(BRANCH_WIDTH, range(len(shape.views)))
         width = len(shape.views) * BRANCH_WIDTH
-        self.classifier = classifier(width, shape.classes, shape.dropout)
+        self.classifier = Classifier(width, shape.classes, shape.dropout)
 
-    def join(self, latents: Latents, moved: Moved) -> Float[Tensor, "clips classes"]:  # noqa: ARG002
+    def join(
+        self,
+        latents: Latents,
+        moved: Moved,
+        batch: Batch | None,  # noqa: ARG002
+    ) -> Float[Tensor, "*members clips classes"]:
         """Return the logits of the N attended tokens."""
-        attended = self.attention(torch.stack(tuple(latents), dim=1))
-        logits: Tensor = self.classifier(attended.flatten(1))
+        attended = self.attention(torch.stack(tuple(latents), dim=-3), batch)
+        logits: Tensor = self.classifier(side_by_side(attended), batch)
         return logits

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, final
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from nver.errors import SettingsError
 from nver.fusion.coupling import BatchCoupling, Coupling, Latents, Moved, TransportSettings
 from nver.fusion.table import FUSIONS
-from nver.heads import ConvTrunk
+from nver.heads import Batch, ConvTrunk, Dropout, Hidden, Linear
 
 BRANCH_WIDTH = 120
 """Width of every branch (arXiv 2409.14221)."""
@@ -52,23 +52,44 @@ class FusionShape:
         """Return one branch [clips, dim] -> [clips, 120] per encoder."""
         if self.branch not in ("fcn", "cnn"):
             raise SettingsError(f"A branch is 'fcn' or 'cnn', got '{self.branch}'.")
-        make = _dense_branch if self.branch == "fcn" else _conv_branch
-        return nn.ModuleList(make(dim, self.dropout) for dim in self.dims)
+        if self.branch == "fcn":
+            return nn.ModuleList(Hidden(dim, BRANCH_WIDTH, self.dropout) for dim in self.dims)
+        return nn.ModuleList(ConvBranch(dim, self.dropout) for dim in self.dims)
 
 
-def _dense_branch(dim: int, dropout: float) -> nn.Module:
-    return nn.Sequential(nn.Linear(dim, BRANCH_WIDTH), nn.ReLU(), nn.Dropout(dropout))
+@final
+class ConvBranch(nn.Module):
+    """Two convolution blocks, dropout, dense 120.
 
+    Parameters
+    ----------
+    dim : int
+        Width of the embedding.
+    dropout : float
+        Share of the blocks' outputs dropped in training.
+    """
 
-def _conv_branch(dim: int, dropout: float) -> nn.Module:
-    trunk = ConvTrunk(dim, (32, 64))
-    return nn.Sequential(trunk, nn.Dropout(dropout), nn.Linear(trunk.width, BRANCH_WIDTH))
+    def __init__(self, dim: int, dropout: float) -> None:
+        super().__init__()
+        self.trunk = ConvTrunk(dim, (32, 64))
+        self.dropout = Dropout(self.trunk.width, dropout)
+        self.dense = Linear(self.trunk.width, BRANCH_WIDTH)
+
+    def forward(
+        self, x: Float[Tensor, "*members clips dim"], batch: Batch | None = None
+    ) -> Float[Tensor, "*members clips width"]:
+        """Return the branch's latents."""
+        features = self.dropout(self.trunk(x, batch), batch)
+        latents: Tensor = self.dense(features)
+        return latents
 
 
 class Fusion(nn.Module, ABC):
     """Base of all fusions: logits of X [clips, columns], the views' columns side by side.
 
-    A subclass takes a `FusionShape`, makes its layers, and joins what the branches give.
+    A subclass takes a `FusionShape`, makes its layers, and joins what the branches give. Its layers
+    (those of `nver.heads`) and its join take any leading axis: a stack of members is trained at
+    once on X [members, clips, columns].
 
     Parameters
     ----------
@@ -85,24 +106,32 @@ class Fusion(nn.Module, ABC):
         self.shape = shape
         self.branches = branches
 
-    def latents(self, X: Float[Tensor, "clips columns"]) -> Latents:
+    def latents(
+        self, X: Float[Tensor, "*members clips columns"], batch: Batch | None = None
+    ) -> Latents:
         """Return what each branch makes of its view."""
         views = zip(self.branches, self.shape.views, strict=True)
-        return [branch(X[:, view]) for branch, view in views]
+        return [branch(X[..., view], batch) for branch, view in views]
 
     @abstractmethod
-    def join(self, latents: Latents, moved: Moved) -> Float[Tensor, "clips classes"]:
+    def join(
+        self, latents: Latents, moved: Moved, batch: Batch | None
+    ) -> Float[Tensor, "*members clips classes"]:
         """Return the logits from the latents and, if the fusion couples, the transported ones."""
 
     def forward(
-        self, X: Float[Tensor, "clips columns"], coupling: Coupling | None = None
-    ) -> Float[Tensor, "clips classes"]:
+        self,
+        X: Float[Tensor, "*members clips columns"],
+        batch: Batch | None = None,
+        coupling: Coupling | None = None,
+    ) -> Float[Tensor, "*members clips classes"]:
         """Return the logits; without a `coupling` the clips of X are coupled with each other."""
-        latents = self.latents(X)
+        latents = self.latents(X, batch)
         if not self.couples:
-            return self.join(latents, {})
-        coupling = BatchCoupling(self.shape.transport) if coupling is None else coupling
-        return self.join(latents, coupling.move(latents))
+            return self.join(latents, {}, batch)
+        if coupling is None:
+            coupling = BatchCoupling(self.shape.transport, None if batch is None else batch.present)
+        return self.join(latents, coupling.move(latents), batch)
 
 
 def build_fusion(name: str, shape: FusionShape) -> Fusion:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nver.fusion.base import BRANCH_WIDTH, Fusion, FusionShape
 from nver.fusion.coupling import Latents, Moved
-from nver.heads import classifier
+from nver.heads import Batch, Classifier
 
 
 @final
@@ -20,9 +20,14 @@ class Concat(Fusion):
     def __init__(self, shape: FusionShape) -> None:
         super().__init__(shape, shape.branches())
         width = len(shape.views) * BRANCH_WIDTH
-        self.classifier = classifier(width, shape.classes, shape.dropout)
+        self.classifier = Classifier(width, shape.classes, shape.dropout)
 
-    def join(self, latents: Latents, moved: Moved) -> Float[Tensor, "clips classes"]:  # noqa: ARG002
+    def join(
+        self,
+        latents: Latents,
+        moved: Moved,
+        batch: Batch | None,  # noqa: ARG002
+    ) -> Float[Tensor, "*members clips classes"]:
         """Return the logits of the concatenated latents."""
-        logits: Tensor = self.classifier(torch.cat(tuple(latents), dim=1))
+        logits: Tensor = self.classifier(torch.cat(tuple(latents), dim=-1), batch)
         return logits

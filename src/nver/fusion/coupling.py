@@ -21,13 +21,28 @@ from itertools import combinations
 from typing import final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from nver.transport import TransportPlan, cost_scale, normalised_cost, pairwise_cost, sinkhorn
 
-Latents = Sequence[Float[Tensor, "clips width"]]
-Moved = Mapping[tuple[int, int], Float[Tensor, "clips width"]]
+Latents = Sequence[Float[Tensor, "*members clips width"]]
+Moved = Mapping[tuple[int, int], Float[Tensor, "*members clips width"]]
+
+
+class Mapped(dict[tuple[int, int], Tensor]):
+    """What a coupling moved, and by which matrices where one matrix moves a whole batch.
+
+    Attributes
+    ----------
+    maps : mapping of (int, int) to float [*members, clips, clips]
+        T with x_{j->i} = T x_j, under (i, j).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maps: dict[tuple[int, int], Tensor] = {}
+
 
 CLIPS_AT_ONCE = 256
 """Clips whose companion problems are solved together: bounds memory, changes no result."""
@@ -54,11 +69,15 @@ class TransportSettings:
     tolerance: float = 1e-4
     plan_gradient: bool = False
 
-    def solve(self, cost: Float[Tensor, "*batch n m"]) -> TransportPlan:
-        """Return the plans for equal weights."""
+    def solve(
+        self, cost: Float[Tensor, "*batch n m"], weights: Float[Tensor, "*batch n"] | None = None
+    ) -> TransportPlan:
+        """Return the plans; rows and columns of the same `weights` [..., n], without any equal."""
         return sinkhorn(
             cost,
             eps=self.eps,
+            source=weights,
+            target=weights,
             iterations=self.iterations,
             tolerance=self.tolerance,
             plan_gradient=self.plan_gradient,
@@ -76,18 +95,43 @@ class Coupling(ABC):
 @final
 @dataclass(frozen=True)
 class BatchCoupling(Coupling):
-    """The rows of the batch are coupled with each other; a batch of one clip maps to itself."""
+    """The rows of the batch are coupled with each other; a batch of one clip maps to itself.
+
+    Parameters
+    ----------
+    settings : TransportSettings
+    present : bool [members, clips], optional
+        Rows that are clips; the others take no part. None: all.
+    """
 
     settings: TransportSettings = TransportSettings()
+    present: Bool[Tensor, "members clips"] | None = None
 
     def move(self, latents: Latents) -> Moved:
         """Return the barycentric maps between all pairs of encoders."""
-        moved = {}
+        moved = Mapped()
         for i, j in combinations(range(len(latents)), 2):
-            plan = self.settings.solve(normalised_cost(latents[i], latents[j]))
-            moved[i, j] = plan.apply(latents[j])
-            moved[j, i] = plan.transpose.apply(latents[i])
+            plan = self._solve(latents[i], latents[j])
+            moved.maps[i, j] = plan.plan / _divisors(plan.source).unsqueeze(-1)
+            moved.maps[j, i] = plan.plan.mT / _divisors(plan.target).unsqueeze(-1)
+        for (i, j), image in moved.maps.items():
+            moved[i, j] = image @ latents[j]
         return moved
+
+    def _solve(self, x: Tensor, y: Tensor) -> TransportPlan:
+        if not self.settings.plan_gradient:
+            x, y = x.detach(), y.detach()
+        if self.present is None:
+            return self.settings.solve(normalised_cost(x, y))
+        # A member without any clip has nothing to couple, but its problem must have weights.
+        rows = self.present | ~self.present.any(dim=-1, keepdim=True)
+        cost = pairwise_cost(x, y) * (rows.unsqueeze(-1) & rows.unsqueeze(-2))
+        return self.settings.solve(cost / cost_scale(cost), rows.to(cost.dtype))
+
+
+def _divisors(weights: Tensor) -> Tensor:
+    """Return the weights, with infinity for 0: rows of weight 0 give zeros."""
+    return weights.masked_fill(weights == 0, torch.inf)
 
 
 @final

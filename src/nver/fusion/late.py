@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from nver.fusion.base import Fusion, FusionShape
 from nver.fusion.coupling import Latents, Moved
-from nver.heads import build_head
+from nver.heads import Batch, build_head
 
 
 @final
@@ -21,6 +21,11 @@ class Late(Fusion):
         heads = (build_head(shape.branch, dim, shape.classes, shape.dropout) for dim in shape.dims)
         super().__init__(shape, nn.ModuleList(heads))
 
-    def join(self, latents: Latents, moved: Moved) -> Float[Tensor, "clips classes"]:  # noqa: ARG002
+    def join(
+        self,
+        latents: Latents,
+        moved: Moved,
+        batch: Batch | None,  # noqa: ARG002
+    ) -> Float[Tensor, "*members clips classes"]:
         """Return the mean of the logits."""
         return torch.stack(tuple(latents)).mean(dim=0)

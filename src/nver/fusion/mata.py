@@ -8,9 +8,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nver.fusion.base import BRANCH_WIDTH, Fusion, FusionShape
-from nver.fusion.coupling import Latents, Moved
-from nver.fusion.tokens import SelfAttention, token_count, tokens
-from nver.heads import classifier
+from nver.fusion.coupling import Latents, Mapped, Moved
+from nver.fusion.attending import SelfAttention
+from nver.fusion.tokens import distinct_tokens, side_by_side, token_copies, token_images
+from nver.heads import Batch, Classifier
 
 
 @final
@@ -21,11 +22,15 @@ class Mata(Fusion):
 
     def __init__(self, shape: FusionShape) -> None:
         super().__init__(shape, shape.branches())
-        self.attention = SelfAttention(BRANCH_WIDTH)
-        width = token_count(len(shape.views)) * BRANCH_WIDTH
-        self.classifier = classifier(width, shape.classes, shape.dropout)
+        copies = token_copies(len(shape.views))
+        self.attention = SelfAttention(BRANCH_WIDTH, copies)
+        self.classifier = Classifier(len(copies) * BRANCH_WIDTH, shape.classes, shape.dropout)
 
-    def join(self, latents: Latents, moved: Moved) -> Float[Tensor, "clips classes"]:
+    def join(
+        self, latents: Latents, moved: Moved, batch: Batch | None
+    ) -> Float[Tensor, "*members clips classes"]:
         """Return the logits of the attended tokens."""
-        logits: Tensor = self.classifier(self.attention(tokens(latents, moved)).flatten(1))
+        images = token_images(len(latents), moved.maps) if isinstance(moved, Mapped) else ()
+        attended = self.attention(distinct_tokens(latents, moved), batch, images)
+        logits: Tensor = self.classifier(side_by_side(attended), batch)
         return logits

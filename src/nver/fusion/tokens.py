@@ -1,20 +1,20 @@
-"""MATA's tokens and the self-attention over them, shared by the fusions that are its parts."""
+"""MATA's tokens: transported and original latents of every ordered pair of encoders.
+
+Tokens come before clips: [*members, tokens, clips, width], so that all clips' tokens are the rows
+of one matrix.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import permutations
-from typing import final
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
+from nver.fusion.attending import Image
 from nver.fusion.coupling import Latents, Moved
-
-HEADS = 8
-DROPOUT = 0.1
-"""Share of attention weights dropped in training. Among two or six tokens the 0.5 of the dense
-layers drops too much: it costs a point of UAR (docs/recipe.md)."""
 
 
 def token_count(encoders: int) -> int:
@@ -22,40 +22,43 @@ def token_count(encoders: int) -> int:
     return 3 * encoders * (encoders - 1)
 
 
-def tokens(latents: Latents, moved: Moved) -> Float[Tensor, "clips tokens width"]:
+def token_copies(encoders: int) -> tuple[int, ...]:
+    """Return which of the distinct tokens each of MATA's tokens is.
+
+    The distinct ones are the encoders' latents, then the transported ones of every ordered pair.
+
+    >>> token_copies(2)
+    (2, 0, 1, 3, 1, 0)
+    """
+    pairs = enumerate(permutations(range(encoders), 2))
+    return tuple(part for pair, (i, j) in pairs for part in (encoders + pair, i, j))
+
+
+def distinct_tokens(
+    latents: Latents, moved: Moved
+) -> Float[Tensor, "*members distinct clips width"]:
+    """Return the tokens without repetition: every x_i, then x_{j->i} for each ordered pair."""
+    pairs = permutations(range(len(latents)), 2)
+    return torch.stack([*latents, *(moved[pair] for pair in pairs)], dim=-3)
+
+
+def token_images(
+    encoders: int, maps: Mapping[tuple[int, int], Float[Tensor, "*members clips clips"]]
+) -> list[Image]:
+    """Return which distinct tokens are images of the encoders' latents, and by which matrices."""
+    pairs = enumerate(permutations(range(encoders), 2))
+    return [Image(encoders + pair, j, maps[i, j]) for pair, (i, j) in pairs]
+
+
+def tokens(latents: Latents, moved: Moved) -> Float[Tensor, "*members tokens clips width"]:
     """Return [x_{j->i}, x_i, x_j] for each ordered pair; two encoders give the paper's six."""
     pairs = permutations(range(len(latents)), 2)
     parts = [part for i, j in pairs for part in (moved[i, j], latents[i], latents[j])]
-    return torch.stack(parts, dim=1)
+    return torch.stack(parts, dim=-3)
 
 
-@final
-class SelfAttention(nn.Module):
-    """Multi-head self-attention over tokens, residual, LayerNorm.
-
-    Parameters
-    ----------
-    width : int
-        Of a token; a multiple of the 8 heads.
-    """
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.inner = nn.Linear(width, 3 * width)
-        self.outer = nn.Linear(width, width)
-        self.norm = nn.LayerNorm(width)
-
-    def forward(
-        self, x: Float[Tensor, "clips tokens width"]
-    ) -> Float[Tensor, "clips tokens width"]:
-        """Return LayerNorm(x + attention(x))."""
-        clips, count, width = x.shape
-        query, key, value = (
-            self.inner(x).view(clips, count, 3, HEADS, width // HEADS).permute(2, 0, 3, 1, 4)
-        )
-        seen = nn.functional.scaled_dot_product_attention(
-            query, key, value, dropout_p=DROPOUT if self.training else 0.0
-        )
-        joined = self.outer(seen.transpose(1, 2).reshape(clips, count, width))
-        normed: Tensor = self.norm(x + joined)
-        return normed
+def side_by_side(
+    x: Float[Tensor, "*members tokens clips width"],
+) -> Float[Tensor, "*members clips columns"]:
+    """Return each clip's tokens as one row."""
+    return x.transpose(-3, -2).flatten(-2)

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from nver.fusion.base import BRANCH_WIDTH, Fusion, FusionShape
 from nver.fusion.coupling import Latents, Moved
-from nver.fusion.tokens import token_count, tokens
-from nver.heads import classifier
+from nver.fusion.tokens import side_by_side, token_count, tokens
+from nver.heads import Batch, Classifier
 
 
 @final
@@ -22,9 +22,11 @@ class Transported(Fusion):
     def __init__(self, shape: FusionShape) -> None:
         super().__init__(shape, shape.branches())
         width = token_count(len(shape.views)) * BRANCH_WIDTH
-        self.classifier = classifier(width, shape.classes, shape.dropout)
+        self.classifier = Classifier(width, shape.classes, shape.dropout)
 
-    def join(self, latents: Latents, moved: Moved) -> Float[Tensor, "clips classes"]:
+    def join(
+        self, latents: Latents, moved: Moved, batch: Batch | None
+    ) -> Float[Tensor, "*members clips classes"]:
         """Return the logits of the concatenated tokens."""
-        logits: Tensor = self.classifier(tokens(latents, moved).flatten(1))
+        logits: Tensor = self.classifier(side_by_side(tokens(latents, moved)), batch)
         return logits

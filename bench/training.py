@@ -1,0 +1,316 @@
+"""Training many members at once against the loops that people write, one core.
+
+1,000 synthetic clips of 8 Gaussian classes, 768 + 1,024 dimensions, 5 folds, 50 epochs of batches of
+32: 6,250 steps of one network. Every side trains the same network by the same recipe (Adam at 1e-3,
+dropout 0.3). Sides take turns in one process; the table gives medians of CPU milliseconds per step
+of one network, and what 6,250 of them take. Slow sides take fewer steps a turn: the column says how
+many.
+
+    python -m bench.training [--rounds 5] [--part dense|conv|same]
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from statistics import median
+
+import numpy as np
+import torch
+from bench.plain_networks import PlainConcat, PlainMata
+from sklearn.neural_network import MLPClassifier
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from nver.fusion import FusionShape, build_fusion
+from nver.fusion.coupling import TransportSettings
+from nver.training import TrainingSettings, pack_size, seeded, train_members
+
+CLIPS, CLASSES, FOLDS, EPOCHS, BATCH = 1000, 8, 5, 50, 32
+VIEWS = (slice(0, 768), slice(768, 1792))
+RECIPE = TrainingSettings(
+    epochs=EPOCHS,
+    min_steps=0,
+    cosine=False,
+    weight_decay=0.0,
+    dropout=0.3,
+    input_noise=0.0,
+    label_smoothing=0.0,
+)
+STEPS = FOLDS * EPOCHS * CLIPS * (FOLDS - 1) // FOLDS // BATCH
+Side = Callable[[], int]
+"""Trains for a while, and returns how many steps of one network that was."""
+
+
+def clips(spread: float = 0.12) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return inputs and classes; at this spread a linear model gets about two thirds right."""
+    rng = np.random.default_rng(0)
+    y = np.arange(CLIPS) % CLASSES
+    centres = spread * rng.standard_normal((CLASSES, VIEWS[-1].stop))
+    X = centres[y] + rng.standard_normal((CLIPS, VIEWS[-1].stop))
+    return torch.from_numpy(X.astype(np.float32)), torch.from_numpy(y)
+
+
+def folds() -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Return training and test rows."""
+    order = torch.from_numpy(np.random.default_rng(1).permutation(CLIPS))
+    parts = order.chunk(FOLDS)
+    return [(torch.cat(parts[:i] + parts[i + 1 :]), parts[i]) for i in range(FOLDS)]
+
+
+def networks(
+    fusion: str,
+    branch: str,
+    dropout: float = 0.3,
+    members: int = FOLDS,
+    *,
+    plan_gradient: bool = False,
+) -> list[nn.Module]:
+    """Return untrained networks, one per fold."""
+    transport = TransportSettings(plan_gradient=plan_gradient)
+    shape = FusionShape(VIEWS, CLASSES, branch, dropout, transport)
+    made = []
+    for seed in range(members):
+        with seeded(seed):
+            made.append(build_fusion(fusion, shape))
+    return made
+
+
+def engine(
+    fusion: str,
+    branch: str,
+    epochs: int,
+    recipe: TrainingSettings = RECIPE,
+    members: int = FOLDS,
+    *,
+    plan_gradient: bool = False,
+) -> Side:
+    """Return nver's own training of all folds."""
+    X, y = clips()
+    data = [(X[train], y[train]) for train, _ in folds()][:members]
+    settings = replace(recipe, epochs=epochs, min_steps=0)
+
+    def side() -> int:
+        made = networks(fusion, branch, recipe.dropout, members, plan_gradient=plan_gradient)
+        train_members(made, data, settings, seeds=range(members))
+        return members * epochs * (len(data[0][0]) // BATCH)
+
+    return side
+
+
+def trained(branch: str, iterations: int, *, detached: bool = False) -> Callable[[], nn.Module]:
+    """Return a maker of a plain MATA that has been trained: at first, plans are easy to solve."""
+    model = PlainMata(VIEWS, CLASSES, 50, branch, detached=True)
+    careful(lambda: model, 100 if branch == "fcn" else 10)()
+
+    def make() -> nn.Module:
+        own = copy.deepcopy(model)
+        own.iterations, own.detached = iterations, detached
+        return own
+
+    return make
+
+
+def naive(make: Callable[[], nn.Module], steps: int) -> Side:
+    """Return the loop of most scripts: DataLoader, Adam as it comes, `.item()` per step."""
+    X, y = clips()
+    train = folds()[0][0]
+    loader = DataLoader(TensorDataset(X[train], y[train]), batch_size=BATCH, shuffle=True)
+
+    def side() -> int:
+        model = make()
+        optimiser = torch.optim.Adam(model.parameters(), lr=1e-3)
+        loss_of = nn.CrossEntropyLoss()
+        done, total = 0, 0.0
+        while done < steps:
+            for inputs, labels in loader:
+                optimiser.zero_grad()
+                loss = loss_of(model(inputs), labels)
+                loss.backward()
+                optimiser.step()
+                total += loss.item()
+                done += 1
+                if done == steps:
+                    break
+        return steps
+
+    return side
+
+
+def careful(make: Callable[[], nn.Module], steps: int) -> Side:
+    """Return a loop with care: batches by index, fused Adam, nothing read back."""
+    X, y = clips()
+    train = folds()[0][0]
+
+    def side() -> int:
+        model = make()
+        optimiser = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
+        order = train[torch.randperm(len(train))]
+        for step in range(steps):
+            start = step * BATCH % (len(order) - BATCH + 1)
+            rows = order[start : start + BATCH]
+            loss = nn.functional.cross_entropy(model(X[rows]), y[rows])
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            optimiser.step()
+        return steps
+
+    return side
+
+
+def perceptron(epochs: int) -> Side:
+    """Return scikit-learn's network on the embeddings side by side."""
+    X, y = clips()
+    train = folds()[0][0]
+
+    def side() -> int:
+        model = MLPClassifier((240, 128), batch_size=BATCH, max_iter=epochs, random_state=0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model.fit(X[train].numpy(), y[train].numpy())
+        return epochs * (len(train) // BATCH)
+
+    return side
+
+
+def measure(sides: dict[str, Side], rounds: int) -> dict[str, tuple[float, int]]:
+    """Return the median milliseconds per step of one network, and the steps of a turn."""
+    spent: dict[str, list[float]] = {name: [] for name in sides}
+    steps = {name: side() for name, side in sides.items()}  # once to warm up
+    for _ in range(rounds):
+        for name, side in sides.items():
+            clock = time.process_time()
+            side()
+            spent[name].append(1000 * (time.process_time() - clock) / steps[name])
+    return {name: (median(times), steps[name]) for name, times in spent.items()}
+
+
+def report(title: str, found: dict[str, tuple[float, int]], against: str) -> None:
+    base = found[against][0]
+    print(f"\n| {title} | ms per step | times `{against}` | 5 folds, 50 epochs | steps a turn |")
+    print("|---|---|---|---|---|")
+    for name, (ms, steps) in found.items():
+        print(f"| {name} | {ms:.2f} | {ms / base:.2f} | {ms * STEPS / 1000:.0f} s | {steps} |")
+
+
+def gemm_peak() -> float:
+    """Return the rate of a large matrix product, in GF/s."""
+    a = torch.randn(1536, 1536)
+    times = []
+    for _ in range(5):
+        clock = time.process_time()
+        torch.mm(a, a)
+        times.append(time.process_time() - clock)
+    return 2 * 1536**3 / min(times) / 1e9
+
+
+def gigaflops(network: nn.Module) -> float:
+    """Return the multiplications and additions of a step, counted by torch in thousand millions."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    counter = FlopCounterMode(display=False)
+    with counter:
+        network(torch.randn(BATCH, VIEWS[-1].stop)).sum().backward()
+    return counter.get_total_flops() / 1e9
+
+
+def dense(rounds: int) -> None:
+    default = TrainingSettings()
+    found = measure(
+        {
+            "nver mata": engine("mata", "fcn", 4),
+            "nver mata, plan gradient": engine("mata", "fcn", 4, plan_gradient=True),
+            "nver concat": engine("concat", "fcn", 4),
+            "nver mata, one member": engine("mata", "fcn", 4, members=1),
+            "nver concat, one member": engine("concat", "fcn", 4, members=1),
+            "nver mata, default recipe": engine("mata", "fcn", 4, default),
+            "nver concat, default recipe": engine("concat", "fcn", 4, default),
+            "naive mata, POT's defaults": naive(trained("fcn", 1000), 6),
+            "naive mata, POT 50 iterations": naive(trained("fcn", 50), 25),
+            "naive mata, POT's defaults, detached": naive(trained("fcn", 1000, detached=True), 10),
+            "naive mata, POT 50, detached": naive(trained("fcn", 50, detached=True), 25),
+            "naive concat": naive(lambda: PlainConcat(VIEWS, CLASSES), 100),
+            "careful concat": careful(lambda: PlainConcat(VIEWS, CLASSES), 100),
+            "MLPClassifier": perceptron(4),
+        },
+        rounds,
+    )
+    report("dense branches", found, "nver mata")
+    print(f"\nmata / concat: {found['nver mata'][0] / found['nver concat'][0]:.2f}; ", end="")
+    names = ("nver mata, default recipe", "nver concat, default recipe")
+    print(f"with the default recipe {found[names[0]][0] / found[names[1]][0]:.2f}.")
+    share("mata", "fcn", found["nver mata"][0])
+    share("concat", "fcn", found["nver concat"][0])
+
+
+def conv(rounds: int) -> None:
+    found = measure(
+        {
+            "nver mata": engine("mata", "cnn", 1, members=1),
+            "careful mata, POT 50, detached": careful(trained("cnn", 50, detached=True), 12),
+            "naive mata, POT 50 iterations": naive(trained("cnn", 50), 12),
+            "naive mata, POT's defaults": naive(trained("cnn", 1000), 6),
+            "nver concat": engine("concat", "cnn", 1, members=1),
+            "careful concat": careful(lambda: PlainConcat(VIEWS, CLASSES, "cnn"), 12),
+        },
+        rounds,
+    )
+    report("convolutional branches", found, "nver mata")
+    share("mata", "cnn", found["nver mata"][0])
+
+
+def share(fusion: str, branch: str, ms: float) -> None:
+    """Print the share of the machine's rate of matrix products."""
+    plain = (PlainMata if fusion == "mata" else PlainConcat)(VIEWS, CLASSES, branch=branch)
+    flops, peak = gigaflops(plain), gemm_peak()
+    rate = flops / ms * 1000
+    print(
+        f"{fusion} ({branch}): {1000 * flops:.0f} MFLOP a step at {rate:.0f} GF/s, "
+        f"{100 * rate / peak:.0f} % of the {peak:.0f} GF/s of a large matrix product."
+    )
+
+
+def same() -> None:
+    """Print that members trained at once score what they score alone."""
+    X, y = clips()
+    data = [(X[train], y[train]) for train, _ in folds()]
+    print("\n| fusion | accuracy at once | one by one | largest difference of a probability |")
+    print("|---|---|---|---|")
+    for fusion in ("concat", "late", "attention", "transport", "mata"):
+        sizes = (FOLDS, 1)
+        made = [networks(fusion, "fcn") for _ in sizes]
+        for own, size in zip(made, sizes, strict=True):
+            train_members(own, data, RECIPE, seeds=range(FOLDS), at_once=size)
+        hits, probabilities = [0, 0], []
+        for fold, (_, test) in enumerate(folds()):
+            with torch.no_grad():
+                both = [torch.softmax(own[fold].double()(X[test].double()), 1) for own in made]
+            for i, given in enumerate(both):
+                hits[i] += int((given.argmax(1) == y[test]).sum())
+            probabilities.append(float((both[0] - both[1]).abs().max()))
+        scores = [f"{hit / CLIPS:.4f}" for hit in hits]
+        print(f"| {fusion} | {scores[0]} | {scores[1]} | {max(probabilities):.1e} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--part", choices=("dense", "conv", "same"))
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    small = sum(p.numel() for p in networks("mata", "fcn")[0].parameters())
+    print(f"One core; packs of {pack_size('cpu', small)} dense MATA networks at most.")
+    if given.part in (None, "dense"):
+        dense(given.rounds)
+    if given.part in (None, "conv"):
+        conv(given.rounds)
+    if given.part in (None, "same"):
+        same()
+
+
+if __name__ == "__main__":
+    main()

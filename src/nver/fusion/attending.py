@@ -1,0 +1,128 @@
+"""Self-attention among a clip's few tokens, shared by the fusions that have it.
+
+MATA repeats tokens: of its six, x_a and x_b come twice. Equal tokens have equal queries, keys and
+values, so these are computed once; a key that stands c times counts c times in the softmax.
+Attention weights are dropped as if every copy stood alone (see `SelfAttention`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from nver.fusion.attention_core import HEADS, Attend
+from nver.fusion.residual import add_and_norm
+from nver.heads import Batch, LayerNorm, Linear, Random
+from nver.heads.layers import LEVELS
+
+DROPOUT = 0.1
+"""Share of attention weights dropped in training. Among two or six tokens the 0.5 of the dense
+layers drops too much: it costs a point of UAR (docs/recipe.md)."""
+
+
+class Image(NamedTuple):
+    """A token that is a linear image of another.
+
+    Parameters
+    ----------
+    token, source : int
+        Their numbers among the distinct tokens; images come last.
+    map : [*members, clips, clips]
+        T, where x[token] = T x[source].
+    """
+
+    token: int
+    source: int
+    map: Tensor
+
+
+@final
+class SelfAttention(Random):
+    """Multi-head self-attention over tokens, residual, LayerNorm (Vaswani et al. 2017).
+
+    A weight among T tokens is dropped with probability 0.1. Of the c copies of a key, each with the
+    same weight, a binomial number of c survives: this number is drawn, not each copy's fate.
+
+    Parameters
+    ----------
+    width : int
+        Of a token; a multiple of the 8 heads.
+    copies : sequence of int
+        Which of the distinct tokens each token is, from 0 on.
+    """
+
+    kinds: Tensor
+    log_counts: Tensor
+    levels: Tensor
+    shares: Tensor
+
+    def __init__(self, width: int, copies: Sequence[int]) -> None:
+        distinct = max(copies) + 1
+        super().__init__(HEADS * len(copies) * distinct)
+        counted = Counter(copies)
+        counts = [counted[kind] for kind in range(distinct)]
+        self.distinct = distinct
+        self.inner = Linear(width, 3 * width)
+        self.outer = Linear(width, width)
+        self.norm = LayerNorm(width)
+        shared = {
+            "kinds": torch.tensor(copies),
+            "log_counts": torch.tensor(counts, dtype=torch.float64).log().unsqueeze(-1),
+            "levels": _levels(counts),
+            "shares": torch.tensor([1 / (count * (1 - DROPOUT)) for count in counts]).unsqueeze(-1),
+        }
+        for name, values in shared.items():
+            self.register_buffer(name, values, persistent=False)
+
+    def forward(
+        self,
+        x: Float[Tensor, "*members distinct clips width"],
+        batch: Batch | None = None,
+        images: Sequence[Image] = (),
+    ) -> Float[Tensor, "*members tokens clips width"]:
+        """Return LayerNorm(x + attention(x)) of every token, from the distinct ones.
+
+        `images` says which of the distinct tokens are images of others; it saves time and changes
+        nothing beyond rounding.
+        """
+        parameters = (self.inner.weight, self.inner.bias, self.outer.weight, self.outer.bias)
+        norm = (self.norm.weight, self.norm.bias)
+        maps = tuple(image.map for image in images)
+        single = x.dim() == 3
+        if single:
+            x, *rest = (part.unsqueeze(0) for part in (x, *parameters, *norm, *maps))
+            parameters, norm, maps = tuple(rest[:4]), tuple(rest[4:6]), tuple(rest[6:])
+        moves = [(image.token, image.source) for image in images]
+        constants = (self.kinds, self.log_counts, self._survivors(batch), moves)
+        joined: Tensor = Attend.apply(x, *parameters, *constants, *maps)  # type: ignore[no-untyped-call]
+        out = add_and_norm(x, joined, self.kinds, *norm)
+        return out.squeeze(0) if single else out
+
+    def _survivors(self, batch: Batch | None) -> Tensor | None:
+        """Return each key's surviving share over 1 - 0.1, [members, heads, tokens, keys, clips]."""
+        if batch is None or batch.bits is None:
+            return None
+        bits = batch.bits(self).mT.contiguous()
+        bits = bits.view(len(bits), HEADS, len(self.kinds), self.distinct, -1)
+        survivors = (bits > self.levels[0]).to(self.shares.dtype)
+        for level in self.levels[1:]:
+            survivors += bits > level
+        return survivors.mul_(self.shares)
+
+
+def _levels(counts: Sequence[int]) -> Tensor:
+    """Return int16 levels [most copies, keys, 1]: P(bits > level r) = P(more than r survive)."""
+    levels = torch.full((max(counts), len(counts), 1), LEVELS // 2 - 1, dtype=torch.int16)
+    for key, count in enumerate(counts):
+        at_most = 0.0
+        for survive in range(count):
+            chance = (1 - DROPOUT) ** survive * DROPOUT ** (count - survive)
+            at_most += math.comb(count, survive) * chance
+            levels[survive, key] = round(at_most * LEVELS) - LEVELS // 2 - 1
+    return levels

@@ -1,0 +1,27 @@
+"""Heads over one embedding, and the layers that heads and fusions are made of.
+
+`layers` and `convolution` hold layers of one network or of many at once; `networks` the heads.
+"""
+
+from __future__ import annotations
+
+from nver.heads.convolution import CLIPS_AT_ONCE, ConvPool
+from nver.heads.layers import Batch, Dropout, Hidden, LayerNorm, Linear, Random, Standardise
+from nver.heads.networks import CNN, FCN, Classifier, ConvTrunk, build_head
+
+__all__ = [
+    "CLIPS_AT_ONCE",
+    "CNN",
+    "FCN",
+    "Batch",
+    "Classifier",
+    "ConvPool",
+    "ConvTrunk",
+    "Dropout",
+    "Hidden",
+    "LayerNorm",
+    "Linear",
+    "Random",
+    "Standardise",
+    "build_head",
+]

@@ -1,0 +1,292 @@
+"""Layers of one network, or of M networks of one shape at once.
+
+Parameters may have a leading axis of members: a dense layer's weight is [out, in] or [members, out,
+in], and its input [clips, in] or [members, clips, in]. Member m of a stack computes what it would
+compute alone. A stack is made from single networks by `nver.training`.
+
+Nothing here draws random numbers or asks whether it is being trained. A `Batch` says so: it brings
+the random numbers of each layer, and which rows are clips where members have batches of unequal
+size. A network that is called without one predicts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from jaxtyping import Bool, Float, Int16
+from torch import Tensor, nn
+
+LEVELS = 65536
+"""Values of the random bits from which dropout masks are made."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a network is told about the rows that it gets.
+
+    Parameters
+    ----------
+    present : bool [members, clips], optional
+        Which rows are clips; the others fill up. None: all. A member without any clip is passive:
+        it learns nothing.
+    bits : callable, optional
+        Gives a layer its random bits of this step, int16 [members, clips, units]. None: nothing is
+        drawn and nothing is learned, as in validation.
+    """
+
+    present: Bool[Tensor, "members clips"] | None = None
+    bits: Callable[[nn.Module], Int16[Tensor, "members clips units"]] | None = None
+
+
+class Random(nn.Module):
+    """Base of the layers that get random bits.
+
+    Parameters
+    ----------
+    units : int
+        Random numbers of 16 bits per clip and step.
+    """
+
+    def __init__(self, units: int) -> None:
+        super().__init__()
+        self.units = units
+
+
+def threshold(share: float) -> int:
+    """Return the level t with P(bits > t) = 1 - share, to 1 in 65,536."""
+    return round(share * LEVELS) - LEVELS // 2 - 1
+
+
+@final
+class Dropout(Random):
+    """Drop a share of the units in training, and scale up the rest (Srivastava et al. 2014).
+
+    Parameters
+    ----------
+    units : int
+        Units per clip.
+    share : float
+        In [0, 1), rounded to a multiple of 1/65536.
+    """
+
+    def __init__(self, units: int, share: float) -> None:
+        super().__init__(units if share else 0)
+        self.threshold = threshold(share)
+        self.scale = LEVELS / (LEVELS - round(share * LEVELS))
+
+    def mask(self, batch: Batch | None) -> Tensor | None:
+        """Return 0 for units that are dropped and the scale for the others; None drops nothing."""
+        if batch is None or batch.bits is None or not self.units:
+            return None
+        mask: Tensor = (batch.bits(self) > self.threshold) * self.scale
+        return mask
+
+    def forward(
+        self, x: Float[Tensor, "*members clips units"], batch: Batch | None = None
+    ) -> Float[Tensor, "*members clips units"]:
+        """Return x with dropped units set to 0."""
+        mask = self.mask(batch)
+        return x if mask is None else x * mask
+
+
+@final
+class _Dense(torch.autograd.Function):
+    """x W^T + b of a stack; weight gradients come out in the layout of the weights, uncopied."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return torch.baddbmm(bias.unsqueeze(1), x, weight.mT)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+        x, weight = ctx.saved_tensors
+        return _dense_gradients(ctx, x, weight, gradient)
+
+
+@final
+class _HiddenUnits(torch.autograd.Function):
+    """max(x W^T + b, 0) times a mask of 0 and `scale`; the outcome tells what passes back."""
+
+    @staticmethod
+    def forward(  # noqa: PLR0913 - an autograd function takes tensors one by one
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, mask: Tensor | None, scale: float
+    ) -> Tensor:
+        out = torch.baddbmm(bias.unsqueeze(1), x, weight.mT).relu_()
+        if mask is not None:
+            out.mul_(mask)
+        ctx.save_for_backward(x, weight, out)
+        ctx.scale = scale
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, out = ctx.saved_tensors
+        inner = torch.sgn(out).mul_(gradient)
+        if ctx.scale != 1:
+            inner.mul_(ctx.scale)
+        return *_dense_gradients(ctx, x, weight, inner), None, None
+
+
+def _dense_gradients(
+    ctx: Any, x: Tensor, weight: Tensor, gradient: Tensor
+) -> tuple[Tensor | None, Tensor, Tensor]:
+    """Return the gradients at x, the weight and the bias of a stacked dense layer."""
+    d_x = torch.bmm(gradient, weight) if ctx.needs_input_grad[0] else None
+    return d_x, torch.bmm(gradient.mT, x), gradient.sum(1)
+
+
+@final
+class Linear(nn.Linear):
+    """`torch.nn.Linear`, of one network or of a stack."""
+
+    def forward(
+        self, x: Float[Tensor, "*members rows width"]
+    ) -> Float[Tensor, "*members rows out"]:
+        """Return x W^T + b."""
+        if self.weight.dim() == 2:
+            return nn.functional.linear(x, self.weight, self.bias)
+        out: Tensor = _Dense.apply(x, self.weight, self.bias)  # type: ignore[no-untyped-call]
+        return out
+
+
+@final
+class Hidden(nn.Module):
+    """A hidden layer: dense, ReLU, dropout.
+
+    Parameters
+    ----------
+    width, units : int
+        Values in and out.
+    share : float
+        Share of units dropped in training.
+    """
+
+    def __init__(self, width: int, units: int, share: float) -> None:
+        super().__init__()
+        self.dense = Linear(width, units)
+        self.dropout = Dropout(units, share)
+
+    def forward(
+        self, x: Float[Tensor, "*members clips width"], batch: Batch | None = None
+    ) -> Float[Tensor, "*members clips units"]:
+        """Return the units."""
+        weight, bias, mask = self.dense.weight, self.dense.bias, self.dropout.mask(batch)
+        if weight.dim() == 2:
+            out = torch.relu(self.dense(x))
+            return out if mask is None else out * mask
+        scale = 1.0 if mask is None else self.dropout.scale
+        out = _HiddenUnits.apply(x, weight, bias, mask, scale)  # type: ignore[no-untyped-call]
+        return out
+
+
+@final
+class LayerNorm(nn.Module):
+    """Each row to mean 0 and deviation 1, then scaled and shifted (Ba et al. 2016).
+
+    Parameters
+    ----------
+    width : int
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.bias = nn.Parameter(torch.zeros(width))
+
+    def forward(
+        self, x: Float[Tensor, "*members rows width"]
+    ) -> Float[Tensor, "*members rows width"]:
+        """Return the normalised rows."""
+        if self.weight.dim() == 1:
+            return nn.functional.layer_norm(x, self.weight.shape, self.weight, self.bias)
+        normed = nn.functional.layer_norm(x, x.shape[-1:])
+        return torch.addcmul(self.bias.unsqueeze(1), normed, self.weight.unsqueeze(1))
+
+
+@final
+class _StandardiseBatch(torch.autograd.Function):
+    """Weighted standardisation along the clips; also returns the batch's mean and variance.
+
+    With weights w that sum to 1: m = sum w x, v = sum w (x - m)^2, out = (x - m) / sqrt(v + e), and
+    back dx = (g - w sum g - w out sum(g out)) / sqrt(v + e), rows of weight 0 passing nothing on.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weights: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+        mean = weights @ x
+        out = x - mean
+        variance = weights @ out.square()
+        scale = (variance + eps).rsqrt()
+        out.mul_(scale)
+        ctx.save_for_backward(out, weights, scale)
+        ctx.mark_non_differentiable(mean, variance)
+        return out, mean, variance
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor, None, None]:
+        out, weights, scale = ctx.saved_tensors
+        column = weights.mT
+        shared = gradient.sum(-2, keepdim=True)
+        along = (gradient * out).sum(-2, keepdim=True)
+        inner = torch.addcmul(shared, out, along).mul_(column)
+        return torch.sub(gradient, inner, out=inner).mul_(scale), None, None
+
+
+@final
+class Standardise(nn.Module):
+    """Each feature to mean 0 and deviation 1: of its batch in training, of running averages after.
+
+    Batch normalisation (Ioffe & Szegedy 2015) without scale and shift. The first batch sets the
+    averages, so that a training of few steps leaves sound ones; a batch of one clip uses them. A
+    prediction never depends on its batch.
+
+    Parameters
+    ----------
+    width : int
+        Number of features.
+    """
+
+    mean: Tensor
+    variance: Tensor
+    batches: Tensor
+    eps = 1e-5
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("variance", torch.ones(width))
+        self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
+
+    def forward(
+        self, x: Float[Tensor, "*members clips width"], batch: Batch | None = None
+    ) -> Float[Tensor, "*members clips width"]:
+        """Return the standardised features."""
+        if batch is None or batch.bits is None:
+            scale = (self.variance + self.eps).rsqrt()
+            return (x - self.mean.unsqueeze(-2)) * scale.unsqueeze(-2)
+        if batch.present is None:
+            present = x.new_ones(x.shape[:-1])
+        else:
+            present = batch.present.to(x.dtype)
+        count = present.sum(-1, keepdim=True)
+        weights = (present / count.clamp(min=1)).unsqueeze(-2)
+        out, mean, variance = _StandardiseBatch.apply(x, weights, self.eps)  # type: ignore[no-untyped-call]
+        enough = count > 1
+        unbiased = variance.squeeze(-2) * (count / (count - 1).clamp(min=1))
+        self._learn(mean.squeeze(-2), unbiased, enough)
+        if x.shape[-2] > 1 and batch.present is None:
+            standardised: Tensor = out
+            return standardised
+        return torch.where(enough.unsqueeze(-1), out, self(x))
+
+    @torch.no_grad()
+    def _learn(self, mean: Tensor, variance: Tensor, enough: Tensor) -> None:
+        """Move the averages of the members that have a batch worth the name."""
+        self.batches += enough.squeeze(-1)
+        momentum = (1 / self.batches.clamp(min=1)).clamp(min=0.1).unsqueeze(-1) * enough
+        self.mean.lerp_(mean, momentum.to(mean.dtype))
+        self.variance.lerp_(variance, momentum.to(mean.dtype))

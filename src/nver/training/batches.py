@@ -1,0 +1,120 @@
+"""The clips of several members, and the batches that they all take side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Which clips every member takes in every step; members with fewer clips or steps are filled up.
+
+    Parameters
+    ----------
+    rows, labels : int [steps, members, clips]
+        Rows of the inputs and class numbers.
+    present : bool [steps, members, clips]
+        What is no filling.
+    weights : float [steps, members, clips]
+        One over the number of clips in the member's batch; 0 for filling.
+    sizes : float [steps, members]
+        Clips per step and member.
+    counts : tuple of tuple of int
+        The same, known without asking the device.
+    """
+
+    rows: Int[Tensor, "steps members clips"]
+    labels: Int[Tensor, "steps members clips"]
+    present: Bool[Tensor, "steps members clips"]
+    weights: Float[Tensor, "steps members clips"]
+    sizes: Float[Tensor, "steps members"]
+    counts: tuple[tuple[int, ...], ...]
+
+    def width(self, step: int) -> int:
+        """Return the clips of the largest batch of a step."""
+        return max(self.counts[step])
+
+    def absent(self, step: int) -> Bool[Tensor, "members clips"] | None:
+        """Return which rows of a step are clips, or None if all are."""
+        width = self.width(step)
+        return None if min(self.counts[step]) == width else self.present[step, :, :width]
+
+    def to(self, device: torch.device) -> Table:
+        """Return the table on a device."""
+        tensors = (self.rows, self.labels, self.present, self.weights, self.sizes)
+        return Table(*(t.to(device, non_blocking=True) for t in tensors), self.counts)
+
+
+class Clips:
+    """The inputs of all members as one matrix; inputs that members share are held once.
+
+    Parameters
+    ----------
+    inputs : sequence of float [clips, columns]
+        One per member.
+    labels : sequence of int [clips]
+        One per member.
+    """
+
+    def __init__(
+        self,
+        inputs: Sequence[Float[Tensor, "_ columns"]],
+        labels: Sequence[Int[Tensor, " _"]],
+        device: torch.device,
+    ) -> None:
+        starts: dict[int, int] = {}
+        held: list[Tensor] = []
+        end = 0
+        self._starts = []
+        for X in inputs:
+            if id(X) not in starts:
+                starts[id(X)] = end
+                held.append(X)
+                end += len(X)
+            self._starts.append(starts[id(X)])
+        self.X = (held[0] if len(held) == 1 else torch.cat(held)).to(device)
+        self._labels = list(labels)
+        self._buffer = self.X.new_empty(0)
+
+    @property
+    def columns(self) -> int:
+        """Width of the inputs."""
+        return self.X.shape[1]
+
+    def keep(self, members: Sequence[int]) -> None:
+        """Go on with these members only."""
+        self._starts = [self._starts[m] for m in members]
+        self._labels = [self._labels[m] for m in members]
+
+    def table(self, batches: Sequence[Sequence[Int[Tensor, " _"]]]) -> Table:
+        """Return the table of every member's batches of its own clips."""
+        steps = max(len(own) for own in batches)
+        width = max((len(part) for own in batches for part in own), default=0)
+        shape = (steps, len(batches), width)
+        rows, labels = torch.zeros(shape, dtype=torch.int64), torch.zeros(shape, dtype=torch.int64)
+        counts = torch.zeros(shape[:2], dtype=torch.int64)
+        for m, own in enumerate(batches):
+            rows[:, m] = self._starts[m]
+            for step, part in enumerate(own):
+                rows[step, m, : len(part)] += part
+                labels[step, m, : len(part)] = self._labels[m][part]
+                counts[step, m] = len(part)
+        present = torch.arange(width) < counts.unsqueeze(-1)
+        weights = present / counts.clamp(min=1).unsqueeze(-1)
+        known = tuple(map(tuple, counts.tolist()))
+        whole = Table(rows, labels, present, weights, counts.float(), known)
+        return whole.to(self.X.device)
+
+    def gather(self, table: Table, step: int) -> Float[Tensor, "members clips columns"]:
+        """Return the inputs of a step; they hold until the next call."""
+        rows = table.rows[step, :, : table.width(step)]
+        if self._buffer.shape[:2] != rows.shape:
+            self._buffer = self.X.new_empty(*rows.shape, self.columns)
+        flat = self._buffer.view(-1, self.columns)
+        torch.index_select(self.X, 0, rows.reshape(-1), out=flat)
+        return self._buffer

@@ -1,0 +1,55 @@
+"""Networks of one shape as one network whose parameters have a leading axis of members."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from nver.errors import SettingsError
+
+
+def stack(networks: Sequence[nn.Module], device: torch.device) -> nn.Module:
+    """Return the networks as one on `device`; they themselves are left as they are.
+
+    Parameters and lasting buffers get a leading axis of members, in the order given.
+
+    Raises
+    ------
+    SettingsError
+        If the networks differ in more than their numbers.
+    """
+    states = [network.state_dict() for network in networks]
+    shapes = [{name: value.shape for name, value in state.items()} for state in states]
+    if any(shape != shapes[0] for shape in shapes):
+        raise SettingsError(
+            "Networks that are trained at once must have the same layers and sizes; "
+            "train others apart."
+        )
+    whole = copy.deepcopy(networks[0]).to(device)
+    _assign(whole, {n: torch.stack([s[n] for s in states]).to(device) for n in states[0]})
+    return whole
+
+
+def keep(whole: nn.Module, members: Sequence[int]) -> None:
+    """Leave these members in the stack."""
+    state = whole.state_dict()
+    _assign(whole, {name: value[list(members)] for name, value in state.items()})
+
+
+def member_state(whole: nn.Module, member: int) -> dict[str, Tensor]:
+    """Return the parameters and lasting buffers of one member, as views of the stack."""
+    return {name: value[member] for name, value in whole.state_dict().items()}
+
+
+def _assign(whole: nn.Module, state: dict[str, Tensor]) -> None:
+    """Put tensors in the place of parameters and buffers, whatever their shapes."""
+    for name, value in state.items():
+        path, _, last = name.rpartition(".")
+        module = whole.get_submodule(path)
+        if last in module._parameters:
+            setattr(module, last, nn.Parameter(value))
+        else:
+            setattr(module, last, value)
