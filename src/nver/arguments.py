@@ -90,6 +90,9 @@ def _listing_commands(commands: Any) -> None:
         listing = commands.add_parser(name, help=what, description=f"List {what}.")
         listing.add_argument("--json", action="store_true", help="as JSON")
     commands.choices["encoders"].add_argument(
+        "encoder", nargs="?", metavar="NAME", help="describe this one: checkpoints and options too"
+    )
+    commands.choices["encoders"].add_argument(
         "--check",
         metavar="NAME[=CHECKPOINT][,KEY=VALUE...]",
         help="check on this machine, with these weights, that the encoder's batches are exact and "
@@ -221,8 +224,8 @@ def _encoder_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         required=True,
         metavar="NAME[=CHECKPOINT][,KEY=VALUE...]",
-        help="an encoder (nver encoders), with its checkpoint (a local folder or a hub id) and its "
-        "options; repeatable",
+        help="an encoder (nver encoders), with its checkpoint (a file, a folder, a hub id, an "
+        "address or a short name) and its options; or hf:ORG/NAME, or FILE.py:CLASS; repeatable",
     )
     parser.add_argument(
         "--batch-size", type=_positive, default=32, metavar="N", help="clips a batch (default 32)"

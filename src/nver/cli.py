@@ -21,6 +21,7 @@ from nver.errors import NverError
 
 if TYPE_CHECKING:
     from nver.config import Settings
+    from nver.extraction import Failure
 
 DONE, ERROR, USAGE, SOME_CLIPS_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -80,9 +81,18 @@ def _embed(arguments: argparse.Namespace) -> int:
         print(json.dumps(encoding.to_dict(), indent=1))
     else:
         print(encoding.sentence())
-        for failure in () if arguments.failures else failures:
-            print(f"  {failure.file}: {failure.reason}", file=sys.stderr)
+        _show_failures(() if arguments.failures else failures)
     return _failed(len(failures), arguments.failures)
+
+
+def _show_failures(failures: Sequence[Failure]) -> None:
+    """Print every reason once, with the first files that have it."""
+    by_reason: dict[str, list[str]] = {}
+    for failure in failures:
+        by_reason.setdefault(failure.reason, []).append(failure.file)
+    for reason, files in by_reason.items():
+        more = f" and {len(files) - 3} more" if len(files) > 3 else ""
+        print(f"  {', '.join(files[:3])}{more}: {reason}", file=sys.stderr)
 
 
 def _report(arguments: argparse.Namespace) -> int:
@@ -119,13 +129,18 @@ def _listing(arguments: argparse.Namespace) -> int:
 
     if arguments.command == "encoders" and arguments.check:
         return _check(arguments)
-    if arguments.command == "corpora" and arguments.corpus:
+    form = listings.text
+    if arguments.command == "encoders" and arguments.encoder:
+        rows = listings.encoder(arguments.encoder)
+    elif arguments.command == "encoders":
+        rows, form = listings.encoders(), listings.table
+    elif arguments.command == "corpora" and arguments.corpus:
         rows = listings.corpus(
             arguments.corpus, arguments.root, arguments.subset, arguments.label_column
         )
     else:
         rows = getattr(listings, arguments.command)()
-    print(json.dumps(rows, indent=1, ensure_ascii=False) if arguments.json else listings.text(rows))
+    print(json.dumps(rows, indent=1, ensure_ascii=False) if arguments.json else form(rows))
     return DONE
 
 

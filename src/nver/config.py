@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,13 +27,17 @@ class EncoderChoice:
     def parse(cls, text: str) -> EncoderChoice:
         """Read ``NAME[=CHECKPOINT][,KEY=VALUE...]``; numbers are read as numbers.
 
+        A checkpoint may have commas in its path, if it exists.
+
         Raises
         ------
         SettingsError
             If an option is not ``KEY=VALUE``.
         """
-        first, *rest = text.split(",")
-        name, _, checkpoint = first.partition("=")
+        parts = text.split(",")
+        named = _parts_of_path(parts)
+        rest = parts[named:]
+        name, _, checkpoint = ",".join(parts[:named]).partition("=")
         options: dict[str, str | int | float] = {}
         for part in rest:
             key, equals, value = part.partition("=")
@@ -54,6 +58,15 @@ class EncoderChoice:
         UnknownNameError, MissingExtraError, CheckpointError, SettingsError
         """
         return load_encoder(self.name, checkpoint=self.checkpoint, **self.options)
+
+
+def _parts_of_path(parts: Sequence[str]) -> int:
+    """Return how many parts between commas, from the first, name the encoder and its checkpoint."""
+    for count in range(len(parts), 1, -1):
+        path = ",".join(parts[:count]).partition("=")[2]
+        if path and Path(path).expanduser().exists():
+            return count
+    return 1
 
 
 def _number(text: str) -> str | int | float:

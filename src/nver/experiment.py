@@ -33,15 +33,13 @@ from nver.registry import unknown
 from nver.store import EmbeddingStore
 
 if TYPE_CHECKING:
-    import pandas
-
     from nver.cross_validation import SystemRun
     from nver.dataset import EmbeddingDataset
     from nver.leakage import LeakageReport
     from nver.splits import Fold
 
 TRAININGS = "trainings"
-"""Folder in the run folder for what is trained; deleting it costs time, nothing else."""
+"""Folder in the run folder for trainings and maps; deleting it costs time, nothing else."""
 
 
 @dataclass(frozen=True)
@@ -251,6 +249,7 @@ def evaluate(settings: Settings, out: str | Path, progress: Progress | None = No
         anything is trained.
     """
     from nver.cross_validation import cross_validate, scores
+    from nver.maps import maps
     from nver.report import write_report
     from nver.tuning import check_tuning
 
@@ -273,7 +272,7 @@ def evaluate(settings: Settings, out: str | Path, progress: Progress | None = No
         tune=settings.tune,
     )
     told = scores(predictions, corpus=dataset.name, folds=division.protocol, k=len(division.folds))
-    maps = _projection(dataset, progress)
+    charts = maps(dataset, folder / TRAININGS, settings.jobs, progress)
     warnings = _warnings(encoding, division, told)
     origin = _origin(settings, encoding, division) | {
         "started": started.isoformat(timespec="seconds"),
@@ -286,7 +285,7 @@ def evaluate(settings: Settings, out: str | Path, progress: Progress | None = No
     write_failures(folder / "failures.csv", encoding.failures)
     predictions.to_parquet(folder / "predictions.parquet")
     with _whole(folder / "projection.parquet") as part:
-        maps.to_parquet(part, index=False)
+        charts.to_parquet(part, index=False)
     _write_json(folder / "scores.json", told)
     _write_json(folder / "run.json", origin)
     return Run(folder, write_report(folder), told, warnings, len(encoding.failures))
@@ -355,33 +354,6 @@ def _warnings(encoding: Encoding, division: Split, told: dict[str, Any]) -> tupl
     found += [failure["sentence"] for failure in told["failures"]]
     found += told["notes"]
     return tuple(dict.fromkeys(sentence for sentence in found if sentence))
-
-
-def _projection(dataset: EmbeddingDataset, progress: Progress | None) -> pandas.DataFrame:
-    """Return where each clip lies on the t-SNE map of each encoder."""
-    import pandas as pd
-
-    from nver.report.figures import project
-
-    maps = []
-    for done, name in enumerate(dataset.views):
-        if progress is not None:
-            progress("t-SNE maps", done, len(dataset.views))
-        chart = project(np.ascontiguousarray(dataset.view(name)), dataset.y.tolist())
-        rows = chart.indices
-        maps.append(
-            pd.DataFrame(
-                {
-                    "file": [dataset.files[row] for row in rows],
-                    "encoder": name,
-                    "x": chart.coordinates[:, 0],
-                    "y": chart.coordinates[:, 1],
-                    "label": dataset.y[rows],
-                    "speaker": None if dataset.speakers is None else dataset.speakers[rows],
-                }
-            )
-        )
-    return pd.concat(maps, ignore_index=True)
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

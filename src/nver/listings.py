@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import shutil
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,18 +22,40 @@ def encoders() -> list[Row]:
     ``reason`` says what is missing. Nothing is built, read or downloaded, except that an encoder of
     another package is built to see its card.
     """
+    from nver.encoders import ENCODERS
+
+    return [_encoder(name) for name in ENCODERS.names()]
+
+
+def encoder(name: str) -> list[Row]:
+    """Return the row of one encoder, with its published checkpoints' ids and its options.
+
+    Raises
+    ------
+    UnknownNameError
+        If there is no such encoder.
+    """
     from nver.encoders import CATALOGUE, ENCODERS
 
-    rows = []
-    for name in ENCODERS.names():
-        if name in CATALOGUE:
-            facts = CATALOGUE[name].to_dict()
-            facts["checkpoints"] = list(facts["checkpoints"])
-            del facts["folders"], facts["finds_itself"]
-            rows.append({"name": name} | facts | _here(name))
-        else:
-            rows.append({"name": name} | _built(name))
-    return rows
+    build = ENCODERS.load(name)
+    row = _encoder(name)
+    if name in CATALOGUE:
+        row["checkpoints"] = dict(CATALOGUE[name].checkpoints)
+    given = inspect.signature(build).parameters.values()
+    hidden = {"checkpoint", "name"}
+    row["options"] = {each.name: str(each.default) for each in given if each.name not in hidden}
+    return [row]
+
+
+def _encoder(name: str) -> Row:
+    from nver.encoders import CATALOGUE
+
+    if name not in CATALOGUE:
+        return {"name": name} | _built(name)
+    facts = CATALOGUE[name].to_dict()
+    facts["checkpoints"] = list(facts["checkpoints"])
+    del facts["folders"], facts["finds_itself"]
+    return {"name": name} | facts | _here(name)
 
 
 def _here(name: str) -> Row:
@@ -42,8 +65,9 @@ def _here(name: str) -> Row:
     entry = CATALOGUE[name]
     if entry.modality == "weight-free":
         return {"available": True, "reason": ""}
-    if SPEECH in entry.needs and importlib.util.find_spec("transformers") is None:
-        return {"available": False, "reason": "pip install 'nver[speech]'"}
+    if entry.needs == SPEECH and importlib.util.find_spec("transformers") is None:
+        reason = "install nver with its extra 'speech' (in a checkout: pip install -e '.[speech]')"
+        return {"available": False, "reason": reason}
     folder = folder_here(name) or _cached(entry.checkpoints.values())
     if folder is not None:
         return {"available": True, "reason": "", "checkpoint": str(folder)}
@@ -103,6 +127,37 @@ def systems() -> list[Row]:
     return [
         {"name": spec.name, "kind": spec.kind, "summary": spec.summary} for spec in SYSTEMS.values()
     ]
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return the encoders for a terminal, a line each: what most people ask of them.
+
+    >>> row = {"name": "x", "dim": "3", "rate": 16000, "modality": "audio-only", "licence": "MIT"}
+    >>> print(table([row | {"available": True}]))
+    name  dim     Hz  trained on  here  licence
+    x       3  16000  audio-only  yes   MIT
+    """
+    lines = [("name", "dim", "Hz", "trained on", "here", "licence")]
+    for row in rows:
+        here = (
+            "yes"
+            if row["available"]
+            else (f"{row['megabytes']} MB" if row.get("megabytes") else "no")
+        )
+        facts = (row.get("dim", ""), row.get("rate", ""), row.get("modality", ""))
+        lines.append((row["name"], *map(str, facts), here, str(row.get("licence", ""))))
+    widths = [max(len(line[column]) for line in lines) for column in range(5)]
+    right = (False, True, True, False, False)
+    return "\n".join(
+        "  ".join(
+            [
+                f"{cell:>{width}}" if aligned else f"{cell:<{width}}"
+                for cell, width, aligned in zip(line, widths, right, strict=False)
+            ]
+            + [line[5]]
+        )
+        for line in lines
+    )
 
 
 def text(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -38,7 +38,8 @@ BLOCK = 4096
 
 ASIDE = frozenset(
     {"__pycache__", "encoders", "corpora", "report", "serve"}
-    | {"cli.py", "arguments.py", "listings.py", "config.py", "experiment.py", "progress.py"}
+    | {"cli.py", "arguments.py", "listings.py", "config.py", "experiment.py", "maps.py"}
+    | {"progress.py"}
 )
 """Parts of the package that change no training: what they give is hashed itself, or comes later."""
 

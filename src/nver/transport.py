@@ -174,35 +174,36 @@ def sinkhorn(
             [0.0000, 0.5000]])
     """
     _check_settings(eps, iterations, tolerance)
-    shape = cost.shape
-    with torch.set_grad_enabled(plan_gradient and torch.is_grad_enabled()):
-        wide = cost.float() if cost.dtype in (torch.float16, torch.bfloat16) else cost
-        a = _weights(source, shape[:-1], wide, "source")
-        b = _weights(target, shape[:-2] + shape[-1:], wide, "target")
-        if source is not None or target is not None:
-            wide = wide.masked_fill((a == 0).unsqueeze(-1) | (b == 0).unsqueeze(-2), 0)
-        problem = Problem(
-            wide.reshape(-1, *shape[-2:]),
-            a.reshape(-1, shape[-2]),
-            b.reshape(-1, shape[-1]),
-            eps,
-            iterations,
-            tolerance,
+    if not plan_gradient:
+        cost, source, target = cost.detach(), _detached(source), _detached(target)
+    wide = cost.float() if cost.dtype in (torch.float16, torch.bfloat16) else cost
+    a = _weights(source, cost.shape[:-1], wide, "source")
+    b = _weights(target, cost.shape[:-2] + cost.shape[-1:], wide, "target")
+    if source is not None or target is not None:
+        wide = wide.masked_fill((a == 0).unsqueeze(-1) | (b == 0).unsqueeze(-2), 0)
+    flat = (wide, a, b) if wide.ndim == 3 else _flat(wide, a, b)
+    found = solve(Problem(*flat, eps, iterations, tolerance))
+    plan, row, column, error, done = found[:5]
+    a, b, converged = a.detach(), b.detach(), error <= tolerance
+    if wide.ndim != 3 or wide is not cost:
+        plan, error, done, converged = (
+            part.view(cost.shape[:-2] + part.shape[1:]) for part in (plan, error, done, converged)
         )
-        found = solve(problem, plan_gradient)
-        plan = found.plan.view(shape).to(cost.dtype)
-    error = found.error.view(shape[:-2])
-    return TransportPlan(
-        plan=plan,
-        source=a.detach().to(cost.dtype),
-        target=b.detach().to(cost.dtype),
-        row_potential=(found.row * eps).view(a.shape).to(cost.dtype),
-        column_potential=(found.column * eps).view(b.shape).to(cost.dtype),
-        marginal_error=error.to(cost.dtype),
-        iterations=found.iterations.view(shape[:-2]),
-        converged=error <= tolerance,
-        eps=eps,
-    )
+        row, column = row.view(a.shape), column.view(b.shape)
+        plan, a, b, row, column, error = (
+            part.to(cost.dtype) for part in (plan, a, b, row, column, error)
+        )
+    return TransportPlan(plan, a, b, row, column, error, done, converged, eps)
+
+
+def _detached(x: Tensor | None) -> Tensor | None:
+    return None if x is None else x.detach()
+
+
+def _flat(cost: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return them with one axis of problems."""
+    n, m = cost.shape[-2:]
+    return cost.reshape(-1, n, m), a.reshape(-1, n), b.reshape(-1, m)
 
 
 def _weights(given: Tensor | None, shape: torch.Size, like: Tensor, name: str) -> Tensor:

@@ -5,19 +5,19 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 SCRIPT = Path(__file__).with_name("interrupted_grid.py")
 IN_FLIGHT = 4
 """At most: two processes train, and two outcomes are on their way."""
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="kills a process group")
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="kills processes by SIGKILL")
 
 
 @pytest.fixture(scope="module")
@@ -32,18 +32,27 @@ def script():
 def start(folder, log, *more):
     log.touch()
     argv = [sys.executable, str(SCRIPT), str(folder), str(log), *more]
-    return subprocess.Popen(argv, start_new_session=True)
+    return subprocess.Popen(argv)
 
 
 def kill_after(count, process, done):
-    """Kill the process and its children once `done()` has reached `count`."""
+    """Kill the process and its workers once `done()` has reached `count`."""
     try:
         while process.poll() is None and done() < count:
             time.sleep(0.003)
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # no handler runs
+        _kill(process)
     assert process.wait() == -9, "the run ended before it was killed"
+
+
+def _kill(process):
+    """SIGKILL: no handler runs. Only joblib's tracker lives on, which removes shared memory."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        parent = psutil.Process(process.pid)
+        for one in (parent, *parent.children(recursive=True)):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if "resource_tracker" not in " ".join(one.cmdline()):
+                    one.kill()
 
 
 def files(folder):

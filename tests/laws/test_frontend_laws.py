@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nver.audio import Waveform
-from nver.encoders.kaldi import FilterBank
+from nver.encoders.kaldi import LOG_FLOOR, FilterBank
 from nver.encoders.sinc import resample
 
 BANK = FilterBank(16000, 112, "hanning")
@@ -34,8 +34,11 @@ def test_frames_of_a_slice_are_a_slice_of_the_frames(seed: int, first: int, coun
 @given(SEEDS, st.floats(0.5, 20.0), st.floats(-0.5, 0.5))
 def test_gain_is_added_and_an_offset_is_not_heard(seed: int, gain: float, offset: float):
     clip = torch.from_numpy(noise(2000, seed))
-    expected = BANK(clip) + 2 * math.log(gain)
-    torch.testing.assert_close(BANK(gain * clip + offset), expected, atol=5e-2, rtol=0)
+    before = BANK(clip)
+    heard = before > math.log(LOG_FLOOR) + 4  # a band near the floor is held, or mostly rounding
+    expected = before + 2 * math.log(gain)
+    found = BANK(gain * clip + offset)
+    torch.testing.assert_close(found[heard], expected[heard], atol=5e-2, rtol=0)
 
 
 @settings(max_examples=25, deadline=None)

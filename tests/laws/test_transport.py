@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hypothesis.strategies as st
+import pytest
 import torch
 from hypothesis import given, settings
 
@@ -11,6 +12,16 @@ from nver.transport import normalised_cost, pairwise_cost, sinkhorn
 CONVERGED = {"iterations": 20_000, "tolerance": 1e-11}
 seeds = st.integers(0, 2**31 - 1)
 sizes = st.integers(1, 9)
+
+
+@pytest.fixture(autouse=True, scope="module", params=["fused", "batched"])
+def solver(request):
+    """Solve with numba's loops, then with torch's matrix products."""
+    if request.param == "fused":
+        pytest.importorskip("numba")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NVER_SINKHORN", request.param)
+        yield request.param
 
 
 def _draw(seed: int) -> torch.Generator:
@@ -152,3 +163,53 @@ def test_small_eps_in_float32_gives_no_nan_and_an_honest_flag(seed, eps, iterati
     columns = (plan.plan.sum(-2) - 1 / 9).abs().sum(-1)
     torch.testing.assert_close(plan.marginal_error, rows + columns, atol=1e-6, rtol=0)
     assert plan.converged.tolist() == (plan.marginal_error <= 1e-4).tolist()
+
+
+@settings(max_examples=15, deadline=None)
+@given(seeds, st.booleans(), st.floats(1e-4, 1e-2), st.sampled_from([torch.float32, torch.float64]))
+def test_classes_matched_or_not_give_finite_plans_and_gradients(seed, matched, eps, dtype):
+    """Unmatched, most rows must cross to another class: their scalings are the most extreme."""
+    generator = _draw(seed)
+    centres = torch.randn(3, 4, generator=generator, dtype=dtype)
+    rows = torch.randint(3, (14,), generator=generator)
+    columns = rows if matched else (rows + (torch.arange(14) < 10).long()) % 3
+    x, y = (
+        centres[k] + 0.01 * torch.randn(14, 4, generator=generator, dtype=dtype)
+        for k in (rows, columns)
+    )
+    cost = normalised_cost(x, y).requires_grad_()
+    plan = sinkhorn(cost, eps=eps, iterations=60, tolerance=1e-5, plan_gradient=True)
+    (plan.plan * torch.randn(14, 14, generator=generator, dtype=dtype)).sum().backward()
+    assert bool(torch.isfinite(plan.plan).all())
+    assert bool(torch.isfinite(cost.grad).all())
+    held = plan.plan.detach().double()
+    error = (held.sum(0) - 1 / 14).abs().sum() + (held.sum(1) - 1 / 14).abs().sum()
+    assert abs(float(plan.marginal_error) - float(error)) < 2e-6
+    assert bool(plan.converged) == (float(plan.marginal_error) <= 1e-5)
+
+
+@settings(max_examples=15, deadline=None)
+@given(seeds, sizes, sizes)
+def test_the_gradient_of_a_plan_does_not_see_shifts(seed, n, m):
+    """Adding to a row or column changes no plan: row and column sums of the gradient are 0."""
+    cost, a, b = _problem(seed, n, m)
+    plan = sinkhorn(
+        cost.requires_grad_(), eps=0.3, source=a, target=b, plan_gradient=True, **CONVERGED
+    ).plan
+    (plan * torch.rand(n, m, generator=_draw(seed), dtype=torch.float64)).sum().backward()
+    for axis in (0, 1):
+        zero = cost.grad.sum(axis)
+        torch.testing.assert_close(zero, torch.zeros_like(zero), atol=1e-8, rtol=0)
+
+
+@settings(max_examples=40, deadline=None)
+@given(seeds, st.floats(0.01, 0.3), st.sampled_from([1e-6, 1e-5, 1e-3]))
+def test_what_stops_before_the_limit_has_converged(seed, eps, tolerance):
+    """In float32 too, where the error while iterating is rounded."""
+    cost = torch.rand(8, 12, 9, generator=_draw(seed))
+    plan = sinkhorn(cost, eps=eps, iterations=400, tolerance=tolerance)
+    stopped = plan.iterations < 400
+    assert plan.converged[stopped].all()
+    held = plan.plan.double()
+    error = (held.sum(-1) - 1 / 12).abs().sum(-1) + (held.sum(-2) - 1 / 9).abs().sum(-1)
+    assert bool((error[stopped] <= tolerance * 1.05 + 1e-7).all())

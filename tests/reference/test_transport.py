@@ -11,6 +11,16 @@ from nver.transport import pairwise_cost, sinkhorn
 ot = pytest.importorskip("ot")
 
 
+@pytest.fixture(autouse=True, scope="module", params=["fused", "batched"])
+def solver(request):
+    """Solve with numba's loops, then with torch's matrix products."""
+    if request.param == "fused":
+        pytest.importorskip("numba")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NVER_SINKHORN", request.param)
+        yield request.param
+
+
 def _clouds(seed, n, m, classes):
     """Return clouds with cluster structure, as embeddings of a few classes have it."""
     rng = np.random.default_rng(seed)
@@ -78,3 +88,28 @@ def test_gradients_are_pots():
         (solve(pairwise_cost(point, y)) * weights).sum().backward()
         grads.append(point.grad)
     torch.testing.assert_close(grads[0], grads[1], atol=1e-8, rtol=1e-6)
+
+
+@pytest.mark.parametrize("eps", [0.05, 0.1])
+def test_float32_plans_and_gradients_are_pots_in_float64(eps):
+    """To 1e-5, after 50 iterations; POT is differentiated by torch through all of them."""
+    x, y = _clouds(5, 32, 32, classes=8)
+    cost = torch.from_numpy(ot.dist(x, y, metric="euclidean"))
+    cost /= cost.max()
+    w = torch.from_numpy(np.random.default_rng(6).standard_normal((32, 32)))
+    theirs = cost.clone().requires_grad_()
+    with pytest.warns(UserWarning, match="did not converge"):
+        # POT updates the columns first.
+        expected = ot.bregman.sinkhorn_log([], [], theirs.T, eps, numItermax=50, stopThr=0.0).T
+    (expected * w).sum().backward()
+    mine = cost.float().requires_grad_()
+    plan = sinkhorn(mine, eps=eps, iterations=50, tolerance=0.0, plan_gradient=True).plan
+    (plan * w.float()).sum().backward()
+    torch.testing.assert_close(
+        plan.detach().double(),
+        expected.detach(),
+        atol=1e-5 * float(expected.detach().max()),
+        rtol=0,
+    )
+    limit = 1e-5 * float(theirs.grad.abs().max())
+    torch.testing.assert_close(mine.grad.double(), theirs.grad, atol=limit, rtol=0)

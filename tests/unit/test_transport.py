@@ -127,6 +127,62 @@ def test_the_gradient_of_the_plan_is_that_of_finite_differences(iterations, tole
     assert torch.autograd.gradcheck(loss, (cost,), eps=1e-6, atol=1e-6)
 
 
+def test_the_gradient_by_weights_is_that_of_finite_differences():
+    target = _random(3, 4, seed=3)
+
+    def loss(a, b):
+        plan = sinkhorn(
+            _random(3, 4), eps=0.3, source=a, target=b, iterations=9, tolerance=0.0,
+            plan_gradient=True,
+        )  # fmt: skip
+        return (plan.plan * target).sum()
+
+    weights = [(0.3 + _random(k, seed=k)).requires_grad_() for k in (3, 4)]
+    assert torch.autograd.gradcheck(loss, weights, eps=1e-6, atol=1e-6)
+
+
+def test_costs_changed_in_place_are_refused():
+    cost = _random(3, 3).requires_grad_()
+    held = cost * 1
+    plan = sinkhorn(held, plan_gradient=True).plan
+    with torch.no_grad():
+        held.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        plan.sum().backward()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_solved_in_single(dtype):
+    cost = _random(2, 5, 4).to(dtype).requires_grad_()
+    plan = sinkhorn(cost, eps=0.1, plan_gradient=True)
+    assert {plan.plan.dtype, plan.source.dtype, plan.row_potential.dtype} == {dtype}
+    expected = sinkhorn(cost.detach().float(), eps=0.1).plan
+    torch.testing.assert_close(plan.plan.float(), expected, atol=2e-3, rtol=0)
+    plan.plan.square().sum().backward()
+    assert cost.grad.dtype == dtype
+
+
+def test_the_order_in_memory_does_not_matter_and_no_problem_is_none():
+    cost = _random(4, 6, 5)
+    turned = cost.permute(2, 1, 0).contiguous().permute(2, 1, 0)
+    torch.testing.assert_close(sinkhorn(turned).plan, sinkhorn(cost).plan)
+    nested = sinkhorn(cost.view(2, 2, 6, 5), source=torch.ones(2, 2, 6, dtype=F64))
+    torch.testing.assert_close(nested.plan.view(4, 6, 5), sinkhorn(cost).plan)
+    assert nested.converged.shape == (2, 2)
+    assert sinkhorn(cost[:0]).plan.shape == (0, 6, 5)
+
+
+def test_masked_points_may_cost_anything():
+    cost = _random(3, 4)
+    cost[2] = math.nan
+    cost[:, 0] = math.inf
+    a, b = torch.tensor([0.5, 0.5, 0.0], dtype=F64), torch.tensor([0.0, 1, 1, 2], dtype=F64)
+    plan = sinkhorn(cost, source=a, target=b)
+    expected = sinkhorn(cost[:2, 1:], target=b[1:])
+    torch.testing.assert_close(plan.plan[:2, 1:], expected.plan)
+    assert float(plan.plan.sum()) == pytest.approx(1)
+
+
 def test_the_gradient_ignores_masked_points():
     cost = _random(3, 4).requires_grad_()
     plan = sinkhorn(cost, source=torch.tensor([0.5, 0.5, 0.0], dtype=F64), plan_gradient=True).plan

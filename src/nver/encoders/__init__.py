@@ -8,7 +8,7 @@ from typing import Any
 
 from nver.encoders.base import Encoder, EncoderCard
 from nver.encoders.catalogue import CATALOGUE, checkpoint_of
-from nver.encoders.own import from_file, name_of_type
+from nver.encoders.own import builder_in, name_of_type
 from nver.errors import SettingsError
 from nver.registry import Registry
 
@@ -79,7 +79,7 @@ def load_encoder(name: str, checkpoint: str | Path | None = None, **options: Any
             )
         checkpoint = name.removeprefix("hf:")
         name = name_of_type(checkpoint)
-    build = from_file(name) if ".py:" in name else ENCODERS.load(name)
+    build = builder_in(name) if ".py:" in name else _from_table(name)
     checkpoint = checkpoint_of(name, checkpoint)
     given = options if checkpoint is None else {"checkpoint": checkpoint, **options}
     try:
@@ -91,6 +91,14 @@ def load_encoder(name: str, checkpoint: str | Path | None = None, **options: Any
     if not isinstance(encoder, Encoder):
         raise TypeError(f"'{name}' must build an nver Encoder, it built {type(encoder).__name__}.")
     return encoder
+
+
+def _from_table(name: str) -> Any:
+    if name.endswith(".py"):
+        raise SettingsError(
+            f"An encoder of your own is named FILE.py:CLASS, '{name}' has no class."
+        )
+    return ENCODERS.load(name)
 
 
 __all__ = ["CATALOGUE", "ENCODERS", "Encoder", "EncoderCard", "load_encoder"]

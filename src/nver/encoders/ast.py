@@ -210,14 +210,8 @@ class ASTEncoder(Encoder):
         device: str = "cpu",
         alias: str | None = None,
     ) -> None:
-        if checkpoint is None:
-            raise CheckpointError(
-                "Encoder 'ast' needs a checkpoint: a folder or a hub id, for instance "
-                "-e ast=MIT/ast-finetuned-audioset-10-10-0.4593."
-            )
         self._dtype, self._device = dtype_of("ast", dtype), torch.device(device)
-        licence = licence_of("ast", str(checkpoint))
-        model = find_model("ast", checkpoint, EXTRA, licence=licence)
+        model = find_model("ast", checkpoint, EXTRA)
         require_type("ast", model, MODEL_TYPE)
         self._network = load_network(model, LAYOUT, self._dtype, device)
         config: Any = self._network.config

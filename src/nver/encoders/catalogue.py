@@ -64,10 +64,15 @@ class Entry:
 
 
 def speech(
-    summary: str, dim: int, licence: str, megabytes: int, checkpoints: Mapping[str, str]
+    summary: str,
+    dim: int,
+    licence: str,
+    megabytes: int,
+    checkpoints: Mapping[str, str],
+    needs: str = SPEECH,
 ) -> Entry:
-    """Return an entry of a network that transformers reads, trained on sound alone."""
-    return Entry(summary, str(dim), 16_000, "audio-only", licence, checkpoints, megabytes, SPEECH)
+    """Return an entry of a network of the hub that was trained on sound alone, at 16 kHz."""
+    return Entry(summary, str(dim), 16_000, "audio-only", licence, checkpoints, megabytes, needs)
 
 
 CATALOGUE: dict[str, Entry] = {
@@ -103,7 +108,7 @@ CATALOGUE: dict[str, Entry] = {
     "wavlm": speech(
         "WavLM: speech, denoised and overlapping",
         768,
-        PAGE,
+        "CC BY-SA 3.0 (see its page)",
         378,
         {
             "base": "microsoft/wavlm-base",
@@ -150,7 +155,7 @@ CATALOGUE: dict[str, Entry] = {
     "hubert": speech(
         "HuBERT: English speech, by hidden units",
         768,
-        PAGE,
+        "Apache-2.0",
         378,
         {"base": "facebook/hubert-base-ls960", "large": "facebook/hubert-large-ll60k"},
     ),
@@ -239,6 +244,7 @@ CATALOGUE: dict[str, Entry] = {
             "0.6b": "mispeech/dasheng-0.6B",
             "1.2b": "mispeech/dasheng-1.2B",
         },
+        needs="the extra 'speech' for hub ids",
     ),
     "eat": speech(
         "EAT: sounds, masked",
@@ -249,6 +255,7 @@ CATALOGUE: dict[str, Entry] = {
             "base": "worstchan/EAT-base_epoch30_pretrain",
             "base-finetuned": "worstchan/EAT-base_epoch30_finetune_AS2M",
         },
+        needs="the extra 'speech' for hub ids",
     ),
     "beats": Entry(
         "BEATs: sounds, by acoustic tokens",

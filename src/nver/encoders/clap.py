@@ -113,19 +113,13 @@ class ClapEncoder(Encoder):
         device: str = "cpu",
         alias: str | None = None,
     ) -> None:
-        if checkpoint is None:
-            raise CheckpointError(
-                "Encoder 'clap' needs a checkpoint: a folder or a hub id, for instance "
-                "-e clap=laion/clap-htsat-unfused."
-            )
         if representation not in REPRESENTATIONS:
             raise unknown("representation of 'clap'", representation, REPRESENTATIONS)
         if windows not in WINDOWS:
             raise unknown("windows of 'clap'", windows, WINDOWS)
         self._dtype, self._device = dtype_of("clap", dtype), torch.device(device)
         self._representation = representation
-        licence = licence_of("clap", str(checkpoint))
-        model = find_model("clap", checkpoint, EXTRA, licence=licence)
+        model = find_model("clap", checkpoint, EXTRA)
         require_type("clap", model, MODEL_TYPE)
         self._network: Any = load_network(model, LAYOUT, self._dtype, device)
         self._spectrograms = read_spectrograms(model, self._network.config, windows)

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from nver.encoders import ENCODERS
-from nver.encoders.catalogue import checkpoint_of, licence_of
+from nver.encoders.catalogue import CATALOGUE, checkpoint_of, licence_of
 from nver.encoders.hub import find_model, local_or_cached
 from nver.encoders.remote import Fetched, TowerKind, fetch_tower, local_tower
 from nver.errors import CheckpointError
@@ -55,15 +55,15 @@ def fetch(encoder: str, checkpoint: str | Path | None = None) -> Fetched:
     """
     if encoder.startswith("hf:"):
         checkpoint = encoder.removeprefix("hf:")
-    elif encoder not in ENCODERS.targets():
+    elif encoder not in ENCODERS.targets() and ".py:" not in encoder:
         raise unknown("encoder", encoder, ENCODERS.names())
     checkpoint = checkpoint_of(encoder, checkpoint)
     if encoder in TOWERS:
         return fetch_tower(tower_kind(encoder), checkpoint)
     if checkpoint is None:
+        needs = CATALOGUE[encoder].needs if encoder in CATALOGUE else ""
         raise CheckpointError(
-            f"Encoder '{encoder}' has no published weights that could be fetched. If it needs a "
-            f"checkpoint, name a folder or a hub id: {encoder}=ORG/NAME."
+            f"Encoder '{encoder}' has nothing to fetch: it needs {needs or 'no checkpoint'}."
         )
     licence = licence_of(encoder, str(checkpoint))
     already = available_locally(encoder, checkpoint) is not None

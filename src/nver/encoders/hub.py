@@ -17,6 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from nver.encoders.catalogue import CATALOGUE, licence_of
 from nver.encoders.checkpoint import CONFIG_FILE, WEIGHTS_FILE, read_json, sha256_of
 from nver.encoders.network import announce, megabytes, offline
 from nver.errors import CheckpointError
@@ -31,7 +32,6 @@ WEIGHTS_FILES = (
     "pytorch_model.bin.index.json",
 )
 SHA256 = re.compile(r"[0-9a-f]{64}")
-MODEL_PAGE = "see the model's page"
 NOT_FOUND = 404
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
@@ -64,7 +64,7 @@ class Model:
 
 
 def find_model(
-    encoder: str, checkpoint: str | Path, extra: str, *, licence: str = MODEL_PAGE
+    encoder: str, checkpoint: str | Path | None, extra: str, *, licence: str | None = None
 ) -> Model:
     """Return the files of a model.
 
@@ -72,21 +72,28 @@ def find_model(
     ----------
     encoder : str
         The encoder's name, for messages.
-    checkpoint : path or str
+    checkpoint : path or str or None
         A folder; a folder's name below `nver.home.weights_folders`; or a hub id, ``@`` and a
         revision (branch, tag or commit) may follow.
     extra : str
         The extra that brings `huggingface_hub`.
-    licence : str
-        Of the weights, said before they are downloaded.
+    licence : str, optional
+        Of the weights, said before they are downloaded; otherwise what the catalogue knows.
 
     Raises
     ------
     CheckpointError
-        If it is neither a folder with a model nor a hub id that can be had.
+        If it is None, or neither a folder with a model nor a hub id that can be had.
     MissingExtraError
         If it is a hub id and `huggingface_hub` is not installed.
     """
+    if checkpoint is None:
+        published = CATALOGUE[encoder].checkpoints.values() if encoder in CATALOGUE else ()
+        example = next(iter(published), "facebook/wav2vec2-base")
+        raise CheckpointError(
+            f"Encoder '{encoder}' needs a checkpoint: a folder or a hub id, for instance "
+            f"-e {encoder}={example}."
+        )
     name = str(checkpoint)
     given = Path(checkpoint).expanduser()
     for folder in (given, *(place / name for place in weights_folders())):
@@ -95,7 +102,8 @@ def find_model(
     repository, _, revision = name.partition("@")
     if HUB_ID.fullmatch(repository):
         require("huggingface_hub", extra)
-        return hub_model(encoder, repository, revision or None, licence)
+        known = licence_of(encoder, name) if licence is None else licence
+        return hub_model(encoder, repository, revision or None, known)
     raise CheckpointError(
         f"Encoder '{encoder}' needs a folder with {CONFIG_FILE} and {WEIGHTS_FILE}, or a hub id "
         f"such as facebook/wav2vec2-base; '{name}' is neither."

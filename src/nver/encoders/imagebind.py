@@ -12,7 +12,7 @@ is heard. Rates other than 16 kHz are resampled as torchaudio does it.
 
 The reference subtracts each window's mean in place, so that windows that overlap (clips below 6 s)
 move each other where a clip has a constant offset. Here every window is its own copy; the option
-``in_place`` does as the reference.
+``in_place`` does as the reference does with one channel (of several it subtracts the common mean).
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ from torch.nn import functional
 
 from nver.audio import Waveform
 from nver.encoders.base import Encoder, EncoderCard
+from nver.encoders.device import DTYPES, require_device
 from nver.encoders.kaldi import FilterBank
+from nver.encoders.options import truth, whole_number
 from nver.encoders.parallel import over_cores
 from nver.encoders.remote import TowerKind, find_tower
 from nver.encoders.sinc import RESAMPLER, resample
@@ -52,7 +54,6 @@ REPRESENTATIONS = {
     "projected": "class token in the joint space, at length 20",
     "trunk": "class token after the last layer norm",
 }
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 RATE = 16_000
 SECONDS = 2  # of a window
@@ -200,7 +201,7 @@ class ImageBindEncoder(Encoder):
         The joint space (1024 values: the mean over the windows of vectors of length 20, so its
         length is at most 20), or the class token before the projection (768 values, mean over the
         windows).
-    in_place : bool or int
+    in_place : bool or {"yes", "no"}
         Whether windows that overlap share the subtraction of their means, as in the reference;
         it matters where a clip below 6 s has a constant offset.
     heads : int, optional
@@ -225,7 +226,7 @@ class ImageBindEncoder(Encoder):
         checkpoint: str | Path | None = None,
         *,
         representation: str = "projected",
-        in_place: bool | int = False,
+        in_place: bool | int | str = False,
         heads: int | None = None,
         dtype: str = "float32",
         device: str = "cpu",
@@ -235,10 +236,12 @@ class ImageBindEncoder(Encoder):
         for kind, value, known in options:
             if value not in known:
                 raise unknown(f"{kind} of 'imagebind'", value, known)
+        require_device(device)
+        heads = None if heads is None else whole_number("heads", heads, 1)
         tower = read_tower("imagebind", find_tower(TOWER, checkpoint), is_audio)
         check(tower)
         tower.keep()
-        self._representation, self._in_place = representation, bool(in_place)
+        self._representation, self._in_place = representation, truth("in_place", in_place)
         self._device = device
         self._weights = {
             name: tensor.to(device, DTYPES[dtype]) for name, tensor in tower.tensors.items()

@@ -32,6 +32,8 @@ from torch.nn import functional
 from nver.audio import Waveform
 from nver.encoders import languagebind_weights as layout
 from nver.encoders.base import Encoder, EncoderCard
+from nver.encoders.device import DTYPES, require_device
+from nver.encoders.options import whole_number
 from nver.encoders.parallel import over_cores
 from nver.encoders.remote import TowerKind, find_tower
 from nver.encoders.sinc import RESAMPLER, resample
@@ -56,7 +58,6 @@ REPRESENTATIONS = {
     "trunk": "class token after the last layer norm",
 }
 WINDOWS = ("thirds", "even", "random")
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 CLIPS_AT_ONCE = 32  # in one forward pass of a GPU; on a CPU one clip keeps a core busy
 
 
@@ -155,6 +156,8 @@ class LanguageBindEncoder(Encoder):
         for kind, value, known in options:
             if value not in known:
                 raise unknown(f"{kind} of 'languagebind'", value, known)
+        require_device(device)
+        seed = whole_number("seed", seed, 0)
         path = find_tower(TOWER, checkpoint)
         tower = layout.canonical(read_tower("languagebind", path, layout.is_audio))
         check(tower)

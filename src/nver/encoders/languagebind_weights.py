@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from nver.encoders.kaldi import FilterBank
-from nver.encoders.tower import Tensors, Tower
+from nver.encoders.torch_file import Tensors
+from nver.encoders.tower import Tower
 from nver.encoders.vit import ACTIVATIONS, Block, Layer
 from nver.errors import CheckpointError
 
@@ -32,6 +33,7 @@ COLOURS = 3
 
 LARGE = {"width": 1024, "depth": 24, "heads": 16, "dim": 768}  # ViT-L/14, the published one
 PATCH = 14
+MOST_LAYERS = 1000  # of a configuration that makes sense
 ALPHA = 16.0  # the scale of LoRA where the configuration does not say it
 
 
@@ -113,11 +115,18 @@ def read_recipe(tower: Tower) -> Recipe:
             f"config.json says {activation!r}. Is this the right checkpoint?"
         )
     rate, n_mels = int(number("audio_sample_rate", 16_000)), int(number("num_mel_bins", 112))
+    frames, std = int(number("target_length", 1036)), number("audio_std", 4.5689974)
+    if not (1000 <= rate <= 192_000 and n_mels >= PATCH and frames >= PATCH and std > 0):
+        raise CheckpointError(
+            f"config.json beside {tower.path} must give a rate of 1000 to 192000 Hz, a positive "
+            f"audio_std, and bands and frames for a patch, it gives {rate}, {std}, {n_mels} and "
+            f"{frames}. Is this the right checkpoint?"
+        )
     return Recipe(
         bank=FilterBank(rate, n_mels, "hanning"),
-        frames=int(number("target_length", 1036)),
+        frames=frames,
         mean=number("audio_mean", -4.2677393),
-        std=number("audio_std", 4.5689974),
+        std=std,
         heads=heads,
         eps=number("layer_norm_eps", 1e-5),
         activation=activation,
@@ -135,6 +144,7 @@ def checked_shapes(tower: Tower, recipe: Recipe) -> dict[str, tuple[int, ...]]:
     depth = tower.number(("vision_config", "num_hidden_layers"))
     if depth is None:
         depth = LARGE["depth"] if width == LARGE["width"] else len(seen)
+    depth = min(int(depth), MOST_LAYERS)
     patch = max(1, tower.size(PATCHES, 3, PATCH))
     shapes = network_shapes(
         width,
@@ -195,11 +205,17 @@ def linear_shapes(name: str, weight: tuple[int, ...]) -> dict[str, tuple[int, ..
 
 
 def lora_shapes(tower: Tower, depth: int, width: int) -> dict[str, tuple[int, ...]]:
-    """Return the names and shapes of A and B: none, or for every layer the same linear maps."""
-    maps = [name for name in ATTENTION if any(f"{name}.lora_" in key for key in tower.tensors)]
+    """Return the names and shapes of A and B: none, or for every map of every layer's attention.
+
+    They must be there where the configuration says so too: without them the base weights would
+    pass for the trained ones.
+    """
+    said = tower.number(("vision_config", "lora_r")) or 0
+    maps = ATTENTION if said > 0 or any(".lora_" in key for key in tower.tensors) else ()
     shapes: dict[str, tuple[int, ...]] = {}
     for name in (f"{LAYERS}{number}.{name}" for number in range(depth) for name in maps):
         rank = tower.size(f"{name}.lora_A.weight", 0, tower.size(f"{name}.lora_B.weight", 1, 1))
+        rank = max(1, rank)  # an empty matrix is misshaped
         shapes[f"{name}.lora_A.weight"] = (rank, width)
         shapes[f"{name}.lora_B.weight"] = (width, rank)
     return shapes

@@ -8,17 +8,25 @@ it is.
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
-from nver.encoders.checkpoint import CONFIG_FILE, read_json
-from nver.encoders.hub import HUB_ID, refusal
-from nver.encoders.network import offline
+import numpy as np
+
+from nver.audio import Waveform
+from nver.encoders.base import Encoder, EncoderCard
+from nver.encoders.checkpoint import CONFIG_FILE, read_json, sha256_of
+from nver.encoders.hub import HUB_ID, reach, refusal
+from nver.encoders.network import require_network
 from nver.errors import CheckpointError, EncoderError
 from nver.home import weights_folders
 from nver.registry import nearest, require, unknown
+from nver.shapes import Embeddings, Mono
 
 TYPES = {
     "wav2vec2": "speech",
@@ -40,6 +48,86 @@ TYPES = {
 """``model_type`` of a configuration to the encoder that reads it."""
 
 
+class FromFile(Encoder):
+    """An encoder of a file, whose fingerprint follows the file's text.
+
+    Whoever changes the file and runs it again must not meet the embeddings of the old one.
+
+    Parameters
+    ----------
+    inner : Encoder
+        What the file's class built.
+    digest : str
+        SHA-256 of the file.
+    """
+
+    def __init__(self, inner: Encoder, digest: str) -> None:
+        self._inner, self._digest = inner, digest
+
+    @property
+    def card(self) -> EncoderCard:
+        """The facts of the encoder, and the file's digest."""
+        card = self._inner.card
+        return replace(card, facts={**card.facts, "file": self._digest})
+
+    def features(self, samples: Mono) -> np.ndarray:
+        """Return what the encoder makes of the samples."""
+        return self._inner.features(samples)
+
+    def embed(self, inputs: Sequence[np.ndarray]) -> Embeddings:
+        """Return the encoder's embeddings."""
+        return self._inner.embed(inputs)
+
+    def resample(self, waveform: Waveform) -> Waveform:
+        """Return the clip as the encoder resamples it."""
+        return self._inner.resample(waveform)
+
+    def frontend(self, waveform: Waveform) -> np.ndarray:
+        """Return the encoder's input for a clip."""
+        return self._inner.frontend(waveform)
+
+
+def builder_in(name: str) -> Callable[..., Any]:
+    """Return what builds the encoder that ``FILE.py:CLASS`` names, with the class's options.
+
+    Raises
+    ------
+    EncoderError
+        As `from_file`, or if the class lacks a member.
+    UnknownNameError
+        If the file has nothing of that name.
+    """
+    build = from_file(name)
+    lacking = sorted(getattr(build, "__abstractmethods__", ()))
+    if lacking:
+        raise EncoderError(
+            f"Encoder '{name}' lacks {' and '.join(lacking)}: a class needs card, features and "
+            "embed."
+        )
+    digest = sha256_of(path_of(name))
+
+    @wraps(build)
+    def built(*args: Any, **options: Any) -> Any:
+        found = build(*args, **options)
+        return FromFile(found, digest) if isinstance(found, Encoder) else found
+
+    built.__signature__ = signature_of(build)  # type: ignore[attr-defined]
+    return built
+
+
+def signature_of(build: Callable[..., Any]) -> inspect.Signature:
+    """Return the options of a class or function; none where it tells nothing."""
+    try:
+        return inspect.signature(build)
+    except ValueError:
+        return inspect.Signature()
+
+
+def path_of(name: str) -> Path:
+    """Return the file of ``FILE.py:CLASS``."""
+    return Path(name.rpartition(":")[0]).expanduser().resolve()
+
+
 def from_file(name: str) -> Callable[..., Any]:
     """Return what ``FILE.py:CLASS`` names.
 
@@ -50,8 +138,7 @@ def from_file(name: str) -> Callable[..., Any]:
     UnknownNameError
         If the file has nothing of that name.
     """
-    file, _, attribute = name.rpartition(":")
-    path = Path(file).expanduser().resolve()
+    path, attribute = path_of(name), name.rpartition(":")[2]
     if not path.is_file():
         raise EncoderError(f"'{name}' must be FILE.py:CLASS, and there is no file {path}.")
     module_name = f"nver_own_{path.stem}"
@@ -65,8 +152,12 @@ def from_file(name: str) -> Callable[..., Any]:
     except Exception as error:
         raise EncoderError(f"{path} cannot be run: {type(error).__name__}: {error}") from error
     if not hasattr(module, attribute):
-        names = [known for known in vars(module) if not known.startswith("_")]
-        raise unknown(f"class of {path.name}", attribute, names)
+        made = [
+            known
+            for known, value in vars(module).items()
+            if getattr(value, "__module__", None) == module_name
+        ]
+        raise unknown(f"class of {path.name}", attribute, made)
     found: Callable[..., Any] = getattr(module, attribute)
     if not callable(found):
         raise EncoderError(
@@ -93,13 +184,14 @@ def name_of_type(checkpoint: str | Path) -> str:
         If it is a hub id and `huggingface_hub` is not installed.
     """
     config = config_file(checkpoint)
-    found = str(read_json(config).get("model_type"))
+    found = str(read_json(config).get("model_type", ""))
     if found not in TYPES:
         guess = nearest(found, TYPES)
         hint = f" The nearest one is '{guess}'." if guess else ""
+        said = f"says '{found}'" if found else "says none"
         raise EncoderError(
-            f"'hf:' reads model_type {', '.join(TYPES)}; {config} says '{found}'.{hint} "
-            "Other encoders are named by their own name, see `nver encoders`."
+            f"'hf:' reads model_type {', '.join(TYPES)}; {config} {said}.{hint} Other encoders are "
+            "named by their own name, see `nver encoders`."
         )
     return TYPES[found]
 
@@ -107,6 +199,8 @@ def name_of_type(checkpoint: str | Path) -> str:
 def config_file(checkpoint: str | Path) -> Path:
     """Return the ``config.json`` of a local folder or of a model of the hub."""
     name = str(checkpoint)
+    if not name:
+        raise CheckpointError("'hf:' takes a hub id (hf:ORG/NAME) or a folder, it got nothing.")
     for folder in (Path(name).expanduser(), *(place / name for place in weights_folders())):
         if folder.is_dir():
             return folder / CONFIG_FILE
@@ -116,12 +210,15 @@ def config_file(checkpoint: str | Path) -> Path:
             f"'hf:' takes a hub id (hf:ORG/NAME) or a folder; '{name}' is neither."
         )
     require("huggingface_hub", "speech")
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
+    cached = try_to_load_from_cache(repository, CONFIG_FILE, revision=revision or None)
+    if isinstance(cached, str):
+        return Path(cached)
+    require_network(f"The configuration of '{repository}'")
     try:
-        path = hf_hub_download(
-            repository, CONFIG_FILE, revision=revision or None, local_files_only=offline()
-        )
+        reach(repository, CONFIG_FILE, revision or None)  # the client alone would try for long
+        path = hf_hub_download(repository, CONFIG_FILE, revision=revision or None)
     except Exception as error:
         raise CheckpointError(
             f"The configuration of '{repository}' could not be had: {refusal(repository, error)}"

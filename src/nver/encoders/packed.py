@@ -22,6 +22,7 @@ from torch.nn import functional
 PACKABLE = (torch.float32, torch.bfloat16)
 SMALLEST = 64  # of either side of a matrix; below, there is nothing to gain
 TYPICAL_ROWS = 128  # what a layout is chosen for; others run with it as fast
+ROUNDED = 16  # a new number of rows costs a kernel, in time and in memory that stays
 TYPICAL_FRAMES = 32  # for convolutions along time: best for clips of 1 to 10 s
 
 
@@ -68,6 +69,17 @@ def times(
     return product
 
 
+def rounded(
+    windows: Float[Tensor, "made values"], to: int = ROUNDED
+) -> Float[Tensor, "rounded values"]:
+    """Return rows, copied, and zeros after them to a round number."""
+    more = -len(windows) % to if len(windows) > to else 0
+    space = windows.new_empty(len(windows) + more, windows.shape[1])
+    space[: len(windows)] = windows
+    space[len(windows) :] = 0
+    return space
+
+
 class PackedLinear(nn.Module):
     """A linear map whose weight is packed, optionally with the exact GELU after it.
 
@@ -86,7 +98,12 @@ class PackedLinear(nn.Module):
 
     def forward(self, rows: Float[Tensor, "*shape in"]) -> Float[Tensor, "*shape out"]:
         """Return the mapped rows."""
-        return times(rows, self.matrix, self.bias, gelu=self.gelu)
+        count = rows.numel() // rows.shape[-1]
+        if count % ROUNDED == 0 or count < ROUNDED:
+            return times(rows, self.matrix, self.bias, gelu=self.gelu)
+        space = rounded(rows.reshape(count, -1))
+        found = times(space, self.matrix, self.bias, gelu=self.gelu)[:count]
+        return found.view(*rows.shape[:-1], -1)
 
     def plus(
         self, rows: Float[Tensor, "rows in"], others: Float[Tensor, "rows out"]
@@ -142,7 +159,9 @@ class PackedPositions(nn.Module):
         self, states: Float[Tensor, "clips frames width"]
     ) -> Float[Tensor, "clips frames width"]:
         """Return the embedding of every frame's place among its neighbours."""
-        frames = states.transpose(1, 2).unsqueeze(2)
+        # Zeros after the last frame are what the convolution pads with itself.
+        more = -states.shape[1] % ROUNDED
+        frames = functional.pad(states, (0, 0, 0, more)).transpose(1, 2).unsqueeze(2)
         found: Tensor = _operators()._convolution_pointwise(
             frames,
             self.weight,

@@ -38,7 +38,8 @@ from nver.encoders.checkpoint import CONFIG_FILE, compare_tensors, read_json, sh
 from nver.encoders.device import dtype_of, require_device
 from nver.encoders.hub import Model, find_model, one_line
 from nver.encoders.readout import POOLINGS, read_options
-from nver.encoders.tower import Tensors, from_safetensors, from_torch
+from nver.encoders.torch_file import Tensors, from_torch
+from nver.encoders.tower import from_safetensors
 from nver.encoders.transformers_network import EXTRA, preprocessor_number, quiet, short_name
 from nver.errors import CheckpointError, EncoderError, SettingsError
 from nver.registry import require, unknown
@@ -139,19 +140,12 @@ class PEAudioEncoder(Encoder):
         device: str = "cpu",
         alias: str | None = None,
     ) -> None:
-        if checkpoint is None:
-            raise CheckpointError(
-                "Encoder 'pe-audio' needs a checkpoint: a folder or a hub id, for instance "
-                "-e pe-audio=facebook/pe-av-small."
-            )
         if representation not in REPRESENTATIONS:
             raise unknown("representation of 'pe-audio'", representation, REPRESENTATIONS)
         self._dtype, self._device = dtype_of("pe-audio", dtype), device
         self._representation = representation
         require_device(device)
-        model = find_model(
-            "pe-audio", checkpoint, EXTRA, licence=licence_of("pe-audio", str(checkpoint))
-        )
+        model = find_model("pe-audio", checkpoint, EXTRA)
         network, head = load_tower(model, representation == "projected")
         self._network: Any = network.to(device, self._dtype).eval().requires_grad_(False)
         self._head = {name: part.to(device, self._dtype) for name, part in head.items()}

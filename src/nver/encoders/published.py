@@ -22,7 +22,8 @@ from torch import Tensor
 
 from nver.encoders.checkpoint import CONFIG_FILE, WEIGHTS_FILE, read_json
 from nver.encoders.hub import HUB_ID, find_model, one_line, parts_of
-from nver.encoders.tower import Tower, find_file, from_safetensors, listed, own
+from nver.encoders.torch_file import listed, own
+from nver.encoders.tower import Tower, find_file, from_safetensors
 from nver.errors import CheckpointError
 from nver.home import weights_folders
 

@@ -39,15 +39,8 @@ from nver.encoders.download import (
 from nver.encoders.http_file import DownloadError, Remote, fetch_small, probe
 from nver.encoders.hub import HUB_ID, one_line
 from nver.encoders.network import announce, megabytes, offline
-from nver.encoders.tower import (
-    KINDS,
-    Tensors,
-    Tower,
-    Wanted,
-    from_safetensors,
-    from_torch,
-    local_file,
-)
+from nver.encoders.torch_file import Tensors, Wanted, from_torch
+from nver.encoders.tower import KINDS, Tower, from_safetensors, local_file
 from nver.errors import CheckpointError
 from nver.home import home, weights_folders
 
@@ -59,6 +52,7 @@ HUB_FILES = (
     "embedding_model.ckpt",
 )
 LONGEST_CONFIG = 10_000_000  # bytes
+NEARLY_ALL = 0.9  # of a file: whoever wants so much takes all, to verify it
 
 
 @dataclass(frozen=True)
@@ -353,7 +347,10 @@ def _by_ranges(kind: TowerKind, located: Located, kept: Path) -> tuple[Path, Ten
     shapes = {name: torch.empty(places[name].shape, device="meta") for name in names}
     kind.check(_named(located, shapes))
     head, ranges = safetensors_ranges.selection(places, names)
-    _announce(kind, located, kept, sum(stop - first for first, stop in ranges))
+    wanted = sum(stop - first for first, stop in ranges)
+    if remote.sha256 and remote.size and wanted >= NEARLY_ALL * remote.size:
+        return _whole(kind, located, kept, ".safetensors")  # then its checksum can be verified
+    _announce(kind, located, kept, wanted)
     part = part_of(kept, remote, ranges)
     remove_other_parts(kept, part)
     download_ranges(remote, ranges, part, head)

@@ -33,7 +33,6 @@ from nver.encoders.readout import read_options
 from nver.encoders.speech_network import hidden_states, load_speech_network
 from nver.encoders.speech_recipe import family_of, read_recipe
 from nver.encoders.transformers_network import EXTRA, short_name
-from nver.errors import CheckpointError
 from nver.shapes import Embeddings, Mono
 
 MOST_SAMPLES = 16_000 * 32  # in one forward pass where the free memory is not known
@@ -94,13 +93,8 @@ class SpeechEncoder(Encoder):
         alias: str | None = None,
         name: str = "speech",
     ) -> None:
-        if checkpoint is None:
-            raise CheckpointError(
-                f"Encoder '{name}' needs a checkpoint: a folder or a hub id, for instance "
-                f"-e {name}=facebook/wav2vec2-base."
-            )
         self._dtype, self._device = dtype_of(name, dtype), device
-        model = find_model(name, checkpoint, EXTRA, licence=licence_of(name, str(checkpoint)))
+        model = find_model(name, checkpoint, EXTRA)
         self._family = family_of(name, model)
         self._network, self._values = load_speech_network(
             model, self._family.class_name, self._dtype, device

@@ -26,11 +26,11 @@ from jaxtyping import Float, Float64
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nver.encoders.packed import PackedLinear, available, times
+from nver.encoders.packed import ROUNDED, PackedLinear, available, rounded, times
 
 Rows = Float[Tensor, "_ channels"]
 
-ROUNDED = 16  # rows of a product: a new number of rows costs oneDNN a new kernel
+FIRST_ROUNDED = 64  # of the first convolution, which has sixty times the rows of the last
 TOLERANCE = 1e-5  # of the largest value, between these products and the convolutions as they were
 
 
@@ -147,7 +147,9 @@ class ConvolutionProducts(nn.Module):
         centred = samples.double() - samples.double().mean()
         precise = centred.unfold(0, kernel, stride)
         folded_weight, bias = folded(weight.double(), self.norm, precise)
-        return times(precise.float(), folded_weight.float(), bias.float(), gelu=True)
+        rows = rounded(precise.float(), FIRST_ROUNDED)
+        found = times(rows, folded_weight.float(), bias.float(), gelu=True)
+        return found[: len(precise)]
 
 
 def folded(
@@ -168,15 +170,6 @@ def joined(even: Rows, odd: Rows) -> Rows:
     rows = even.new_empty(len(even) + len(odd), even.shape[1])
     rows[0::2], rows[1::2] = even, odd
     return rows
-
-
-def rounded(windows: Float[Tensor, "made values"]) -> Float[Tensor, "rounded values"]:
-    """Return rows, copied, and zeros after them to a round number."""
-    more = -len(windows) % ROUNDED if len(windows) > ROUNDED else 0
-    space = windows.new_empty(len(windows) + more, windows.shape[1])
-    space[: len(windows)] = windows
-    space[len(windows) :] = 0
-    return space
 
 
 def as_products(stack: Any, dtype: torch.dtype) -> nn.Module | None:

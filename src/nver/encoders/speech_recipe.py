@@ -12,8 +12,9 @@ from typing import Any
 
 from nver.encoders.checkpoint import CONFIG_FILE, read_json
 from nver.encoders.hub import PREPROCESSOR_FILE, Model
+from nver.encoders.options import truth
 from nver.encoders.readout import Readout
-from nver.errors import EncoderError, SettingsError
+from nver.errors import EncoderError
 from nver.registry import nearest
 
 logger = logging.getLogger(__name__)
@@ -164,7 +165,11 @@ def read_recipe(
     said = read_json(preprocessor) if preprocessor.is_file() else {}
     # Those with layer-norm convolutions were trained on normalised input, the others were not.
     trained = getattr(config, "feat_extract_norm", "layer") == "layer"
-    chosen = bool(said.get("do_normalize", trained)) if normalise is None else truth(normalise)
+    chosen = (
+        bool(said.get("do_normalize", trained))
+        if normalise is None
+        else truth("normalise", normalise)
+    )
     logger.info("%s: normalise=%s (preprocessor says %s)", model.name, chosen, said or "nothing")
     return Recipe(
         readout=readout,
@@ -172,16 +177,3 @@ def read_recipe(
         rate=int(said.get("sampling_rate", 16_000)),
         convolutions=tuple(zip(config.conv_kernel, config.conv_stride, strict=True)),
     )
-
-
-def truth(value: bool | int | str) -> bool:
-    """Return a truth value as options give it: True, 1, "yes", "true" or their opposites.
-
-    >>> truth("no"), truth(1)
-    (False, True)
-    """
-    words = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
-    word = str(value).lower()
-    if word not in words:
-        raise SettingsError(f"normalise must be yes or no, it is {value!r}.")
-    return words[word]

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from nver.encoders.download import BLOCK, Range, download_ranges, merged, part_of
 from nver.encoders.http_file import Remote
-from nver.encoders.tower import Tensors, Wanted, mapped, own
+from nver.encoders.torch_file import Tensors, Wanted, mapped, own
 from nver.errors import CheckpointError
 
 LOCAL_HEADER = struct.Struct("<26xHH")  # of a record: length of its name, and of what follows it

@@ -3,9 +3,11 @@
 Published checkpoints hold every modality: of ImageBind's 4.8 GB, 345 MB hear. Only the tensors of
 the audio tower are read. From a PyTorch file (``.pth``, ``.bin``) they are read as tensors only,
 with ``weights_only``: nothing in it is ever executed. They are then kept as safetensors in
-``NVER_HOME/weights/ENCODER/``; from then on only the list of checksums of the large file is read.
-Without a checkpoint the encoder finds what was kept there, so the large file may be deleted. What
-comes over the network is kept there too, see `nver.encoders.remote`.
+``NVER_HOME/towers/ENCODER/``; from then on only the list of checksums of the large file is read. A
+name without a checkpoint never means what was kept there: a file that was tried once must not
+become the encoder. Of a large file only what is kept is needed: move that into
+``NVER_HOME/weights/ENCODER/`` and the file may be deleted. What comes over the network is kept in
+that folder at once, see `nver.encoders.remote`.
 
 - What is kept is named after the content of the source: a digest of the sizes and checksums that a
   PyTorch file lists of its tensors, or SHA-256 of the whole file where it has no such list.
@@ -20,19 +22,16 @@ import json
 import os
 import secrets
 import shutil
-import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from nver.encoders.checkpoint import CONFIG_FILE, compare_tensors, read_json, sha256_of
+from nver.encoders.checkpoint import CONFIG_FILE, compare_tensors, read_json
 from nver.encoders.hub import one_line
+from nver.encoders.torch_file import Tensors, Wanted, content_key, from_torch, own
 from nver.errors import CheckpointError
 from nver.home import home, weights_folders
 
@@ -45,9 +44,6 @@ KNOWN_FILES = (
 KINDS = (".safetensors", ".pth", ".bin", ".pt", ".ckpt")
 # Metadata of what is kept: the source's config.json, and the revision of the tensors.
 CONFIG_KEY, REVISION_KEY = "nver.config", "nver.revision"
-
-Tensors = dict[str, Tensor]
-Wanted = Callable[[str], bool]
 
 
 @dataclass(frozen=True, eq=False)
@@ -285,7 +281,7 @@ def read_tower(encoder: str, path: Path, wanted: Wanted) -> Tower:
         if facts.get(REVISION_KEY, tower.revision) != tower.revision:
             raise CheckpointError(f"{path} has changed since it was kept here. Delete it.")
         return tower
-    copy = home() / "weights" / encoder / f"{content_key(path)[:16]}.safetensors"
+    copy = home() / "towers" / encoder / f"{content_key(path)[:16]}.safetensors"
     with suppress(CheckpointError, FileNotFoundError):  # a damaged copy is made anew
         tensors, facts = from_safetensors(copy, wanted)
         is_kept = facts.get(CONFIG_KEY) == json.dumps(config)
@@ -315,76 +311,3 @@ def from_safetensors(path: Path, wanted: Wanted) -> tuple[Tensors, dict[str, str
         raise CheckpointError(
             f"{path} is truncated or no safetensors file ({one_line(error)}). Fetch it again."
         ) from error
-
-
-def from_torch(path: Path, wanted: Wanted) -> Tensors:
-    """Return the wanted tensors of a state dict that `torch.save` wrote, in float32.
-
-    Raises
-    ------
-    CheckpointError
-        If the file is damaged, or holds anything but a state dict.
-    """
-    try:
-        damaged = zipfile.ZipFile(path).testzip() if listed(path) else None
-    except Exception as error:  # a foreign file fails in any way
-        raise not_torch(path, error) from error
-    if damaged is not None:
-        raise CheckpointError(f"{path} is damaged (checksum of {damaged}). Fetch it again.")
-    return {name: own(value) for name, value in mapped(path, wanted).items()}
-
-
-def mapped(path: Path, wanted: Wanted) -> Tensors:
-    """Return the wanted tensors of a state dict, which change with the file; see `own`.
-
-    Raises
-    ------
-    CheckpointError
-        If the file is truncated, or holds anything but a state dict.
-    """
-    try:
-        # Only what is used later is read from a mapped file; older files cannot be mapped.
-        mmap = zipfile.is_zipfile(path)
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except Exception as error:  # a foreign file fails in any way; weights_only keeps it harmless
-        raise not_torch(path, error) from error
-    if not isinstance(state, Mapping) or not all(isinstance(name, str) for name in state):
-        raise CheckpointError(
-            f"{path} must hold a state dict (tensors by name), it holds a {type(state).__name__}."
-        )
-    tensors = {name: value for name, value in state.items() if wanted(name)}
-    strange = [name for name, value in tensors.items() if not isinstance(value, Tensor)]
-    if strange:
-        raise CheckpointError(f"{path} must hold tensors, {strange[0]} is none.")
-    return tensors
-
-
-def not_torch(path: Path, error: Exception) -> CheckpointError:
-    """Return the error for a file that `torch.load` cannot read."""
-    return CheckpointError(
-        f"{path} is truncated or no PyTorch checkpoint ({one_line(error)}). Fetch it again."
-    )
-
-
-def own(tensor: Tensor) -> Tensor:
-    """Return a float32 copy: a tensor that is read from a mapped file changes with the file."""
-    return tensor.to(torch.float32, copy=True).contiguous()
-
-
-def content_key(path: Path) -> str:
-    """Return a digest of a file's content, without reading all of it where it lists checksums."""
-    lines = listed(path)
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest() if lines else sha256_of(path)
-
-
-def listed(path: Path) -> list[str]:
-    """Return name, size and checksum of each record of a zip file; nothing where some lack one."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            records = archive.infolist()
-    except (zipfile.BadZipFile, OSError):
-        return []
-    # The first folder repeats the file's own name. torch.save can leave the checksums at 0.
-    if any(record.CRC == 0 and record.file_size for record in records):
-        return []
-    return [f"{r.filename.partition('/')[2]} {r.file_size} {r.CRC:08x}" for r in records]

@@ -170,15 +170,8 @@ class W2vBertEncoder(Encoder):
         device: str = "cpu",
         alias: str | None = None,
     ) -> None:
-        if checkpoint is None:
-            raise CheckpointError(
-                "Encoder 'w2v-bert' needs a checkpoint: a folder or a hub id, for instance "
-                "-e w2v-bert=facebook/w2v-bert-2.0."
-            )
         self._dtype, self._device = dtype_of("w2v-bert", dtype), device
-        model = find_model(
-            "w2v-bert", checkpoint, EXTRA, licence=licence_of("w2v-bert", str(checkpoint))
-        )
+        model = find_model("w2v-bert", checkpoint, EXTRA)
         require_type("w2v-bert", model, MODEL_TYPE)
         network: Any = load_network(model, LAYOUT, self._dtype, device)
         config = network.config

@@ -199,15 +199,8 @@ class WhisperEncoder(Encoder):
         device: str = "cpu",
         alias: str | None = None,
     ) -> None:
-        if checkpoint is None:
-            raise CheckpointError(
-                "Encoder 'whisper' needs a checkpoint: a folder or a hub id, for instance "
-                "-e whisper=openai/whisper-base."
-            )
         self._dtype, self._device = dtype_of("whisper", dtype), device
-        model = find_model(
-            "whisper", checkpoint, EXTRA, licence=licence_of("whisper", str(checkpoint))
-        )
+        model = find_model("whisper", checkpoint, EXTRA)
         require_type("whisper", model, MODEL_TYPE)
         holder: Any = load_network(model, LAYOUT, self._dtype, device)
         config = holder.config

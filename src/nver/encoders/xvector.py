@@ -14,7 +14,8 @@ What the reference does is kept, in three places it would break an encoder's law
   length share a forward pass.
 - Reflection needs 4 frames: shorter clips (below 30 ms) are padded with zeros.
 
-Several channels become their mean, as the reference's own loader does. Loading needs neither
+Of several channels the first is heard, as ImageBind and LanguageBind hear it; SpeechBrain leaves
+the choice to its caller. Loading needs neither
 SpeechBrain nor its YAML, which instantiates any class that it names.
 """
 
@@ -37,6 +38,7 @@ from nver.encoders.batch_norm import norm_shapes
 from nver.encoders.batching import equal_shapes
 from nver.encoders.device import dtype_of, require_device
 from nver.encoders.mel import FRAMES_AT_ONCE, hann, hz_to_mel, mel_to_hz
+from nver.encoders.options import truth
 from nver.encoders.remote import TowerKind, find_tower
 from nver.encoders.tower import Tower, read_tower
 from nver.registry import unknown
@@ -173,7 +175,7 @@ class XVectorEncoder(Encoder):
     representation : {"embedding", "statistics"}
         The x-vector (512 values), or what its dense layer reads: mean and standard deviation over
         time of the last convolution (3000 values).
-    normalise : bool or int
+    normalise : bool or {"yes", "no"}
         Whether vectors are brought to length 1, as is usual before cosines. Off: as the network
         gives them.
     dtype : {"float32", "float16", "bfloat16"}
@@ -198,7 +200,7 @@ class XVectorEncoder(Encoder):
         checkpoint: str | Path | None = None,
         *,
         representation: str = "embedding",
-        normalise: bool | int = False,
+        normalise: bool | int | str = False,
         dtype: str = "float32",
         device: str = "cpu",
         alias: str = "xvector",
@@ -210,7 +212,7 @@ class XVectorEncoder(Encoder):
         tower = read_tower("xvector", find_tower(TOWER, checkpoint), is_read)
         check(tower)
         tower.keep()
-        self._representation, self._normalise = representation, bool(normalise)
+        self._representation, self._normalise = representation, truth("normalise", normalise)
         self._weights = {
             name: tensor.to(device, self._dtype) for name, tensor in tower.tensors.items()
         }
@@ -233,6 +235,7 @@ class XVectorEncoder(Encoder):
             citation=CITATION,
             revision=tower.revision,
             parameters=sum(tensor.numel() for tensor in trained),
+            channels="first",
             # A reflected edge needs one frame more than it is wide, a standard deviation two.
             min_seconds=max(1, *reach) * HOP / RATE,
             layer=self._representation,
@@ -250,17 +253,18 @@ class XVectorEncoder(Encoder):
         """The facts of this encoder."""
         return self._card
 
-    def features(self, samples: Mono) -> Float32[np.ndarray, "bands frames"]:
-        """Return the mel power in dB [24, frames], each band less its mean over the clip."""
+    def features(self, samples: Mono) -> Float32[np.ndarray, "frames bands"]:
+        """Return the mel power in dB [frames, 24], each band less its mean over the clip."""
         decibels = decibel_mel(samples)
-        return np.asarray(decibels - decibels.mean(axis=1, keepdims=True), dtype=np.float32)
+        centred = decibels - decibels.mean(axis=1, keepdims=True)
+        return np.ascontiguousarray(centred.T, dtype=np.float32)
 
     def embed(self, inputs: Sequence[np.ndarray]) -> Embeddings:
         """Return the embeddings [clips, dim]; clips of equal length share a forward pass."""
         vectors = np.empty((len(inputs), self.card.dim), dtype=np.float32)
         with torch.inference_mode():
-            for group in equal_shapes(inputs, MOST_FRAMES):
-                batch = torch.from_numpy(np.stack([inputs[index] for index in group]))
+            for group in equal_shapes([array.T for array in inputs], MOST_FRAMES):
+                batch = torch.from_numpy(np.stack([inputs[index].T for index in group]))
                 vectors[group] = self.forward(batch.to(self._weights[f"{DENSE}.bias"])).cpu()
         return vectors
 

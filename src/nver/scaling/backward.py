@@ -21,6 +21,7 @@ from typing import no_type_check
 import numpy as np
 
 from nver.scaling.compiled import (
+    Limits,
     Tape,
     compiled,
     compiled_and_kept,
@@ -88,12 +89,14 @@ def _add_products(kernel, outer, terms, scale, dcost):
     for i in range(0, kernel.shape[0], 4):
         fill_rows(total, 0)
         for k in range(0, terms, 2):
-            for r in range(4):
+            for r in range(0, 4, 2):
                 x0, x1, g0, g1 = xs[k, i + r], xs[k + 1, i + r], gs[k, i + r], gs[k + 1, i + r]
+                q = i + r + 1
+                w0, w1, f0, f1 = xs[k, q], xs[k + 1, q], gs[k, q], gs[k + 1, q]
                 for j in range(columns):
-                    total[r, j] += (x0 * hs[k, j] + x1 * hs[k + 1, j]) + (
-                        g0 * ys[k, j] + g1 * ys[k + 1, j]
-                    )
+                    h0, h1, y0, y1 = hs[k, j], hs[k + 1, j], ys[k, j], ys[k + 1, j]
+                    total[r, j] += (x0 * h0 + x1 * h1) + (g0 * y0 + g1 * y1)
+                    total[r + 1, j] += (w0 * h0 + w1 * h1) + (f0 * y0 + f1 * y1)
         for r in range(min(4, n - i)):
             for j in range(m):
                 dcost[i + r, j] += factor * kernel[i + r, j] * total[r, j]
@@ -170,13 +173,18 @@ def _pull_one(cost, sides, scale, tape, ends, given, work, limits):
 
 @compiled_and_kept
 @no_type_check
-def pull_back_some(first, step, cost, weights, scale, tape, plans, out):
+def pull_back_some(  # noqa: PLR0913 - plain tuples are much quicker to hand over than one object
+    first, step, cost, weights, scale, tape, plans, out, limits
+):
     """Go back through problems first, first + step, ...
 
-    `plans` are (plan, iterations, dL/dplan, limits); `out` the derivatives by cost, log a, log b.
+    `weights` are (a, b), `plans` (plan, iterations, dL/dplan), `tape` the fields of a Tape and
+    `limits` of Limits; `out` takes the derivatives by cost, log a and log b.
     """
     a, b = weights
-    plan, iterations, grad, limits = plans
+    plan, iterations, grad = plans
+    tape = Tape(*tape)
+    limits = Limits(*limits)
     rows, columns, slots = tape.x.shape[2], tape.y.shape[2], tape.x.shape[1]
     kernel = np.zeros((rows, columns), cost.dtype)
     outer = (

@@ -22,6 +22,8 @@ from nver.scaling import logarithmic
 from nver.scaling.logarithmic import columns_from, marginal_error, over, plan_of, rows_from, scores
 from nver.scaling.problem import CHECK_EVERY, Gradient, Problem, Solution
 
+ROUNDING = 4
+"""Machine epsilons by which a loop's own error must be below the tolerance: sums are rounded."""
 WIDEST = {torch.float32: 1e12, torch.float64: 1e100}
 """Scalings stay in [1 / widest, widest]; there K loses nothing to underflow."""
 TINY = {torch.float32: 1e-37, torch.float64: 1e-300}
@@ -72,6 +74,7 @@ class MatrixProducts:
         """Scale K until each problem's tolerance or limit."""
         a, b, turned = problem.source, problem.target, kernel.transpose(1, 2).contiguous()
         tiny, limit = TINY[kernel.dtype], problem.iterations
+        near = threshold(problem)
         x, y = [(a > 0).to(a.dtype)], [(b > 0).to(b.dtype)]
         done = torch.full_like(a[:, 0], limit, dtype=torch.int64)
         safe = torch.ones_like(done, dtype=torch.bool)
@@ -82,7 +85,7 @@ class MatrixProducts:
                 safe &= in_range(x[-1], a) & in_range(y[-1], b) | ~running
                 if problem.tolerance > 0:
                     error = (x[-1] * sums - a).abs().sum(-1)
-                    done = done.masked_fill(running & (error <= problem.tolerance), t)
+                    done = done.masked_fill(running & (error <= near), t)
                 if not bool((safe & (done == limit)).any()):
                     break
             x.append(a / sums.clamp_min(tiny))
@@ -109,6 +112,12 @@ class MatrixProducts:
                 back = torch.bmm(g[t].unsqueeze(1), kernel).squeeze(1)
                 z[t - 1].addcmul_(y[t - 1], back, value=-1)
         return h, g, w.sum(0), z.sum(0)
+
+
+def threshold(problem: Problem) -> float:
+    """Return the error at which a loop stops; at least half the tolerance."""
+    rounding = ROUNDING * torch.finfo(problem.cost.dtype).eps
+    return max(problem.tolerance - rounding, problem.tolerance / 2)
 
 
 def in_range(scaling: Tensor, weights: Tensor) -> Tensor:
@@ -158,15 +167,17 @@ class Batched:
         safe = found.safe & in_range(first, problem.target)
         x, y = (_at(values, found.done) for values in (found.x, found.y))
         plan = x.unsqueeze(-1) * kernel * y.unsqueeze(-2)
-        safe &= torch.isfinite(plan).all(-1).all(-1)
+        error = marginal_error(plan, problem)
+        # NaN is never at most the tolerance: it is sent to the logarithms, which say NaN too.
+        safe &= (error <= problem.tolerance) | (found.done == problem.iterations) & error.isfinite()
         hard = (~safe).nonzero().squeeze(1)
         tape = _Tape((u, v), first, found, hard, None)
-        solution = Solution(
-            plan, u + x.log(), v + y.log(), marginal_error(plan, problem), found.done, tape
-        )
+        row, column = ((u + x.log()) * problem.eps, (v + y.log()) * problem.eps)
+        row, column = (part.to(plan.dtype) for part in (row, column))
+        solution = Solution(plan, row, column, error, found.done, tape)
         if len(hard):
             solution = _with_logarithms(problem, solution, tape, keep)
-        return solution if keep else replace(solution, tape=None)
+        return solution if keep else solution._replace(tape=None)
 
     def pull_back(
         self, problem: Problem, solution: Solution, grad: Float[Tensor, "problems n m"]
@@ -197,8 +208,8 @@ def _at(values: Tensor, done: Tensor) -> Tensor:
 def _with_logarithms(problem: Problem, solution: Solution, tape: _Tape, keep: bool) -> Solution:
     """Return the solution with the hard problems solved on logarithms."""
     hard = tape.hard
-    part = replace(
-        problem, cost=problem.cost[hard], source=problem.source[hard], target=problem.target[hard]
+    part = problem._replace(
+        cost=problem.cost[hard], source=problem.source[hard], target=problem.target[hard]
     )
     again = logarithmic.solve(part, keep)
     merged: dict[str, Any] = {

@@ -25,8 +25,8 @@ LARGEST_LAUNCHED = 128
 """Rows or columns of a problem that fits into one GPU program's registers."""
 
 
-def solve(problem: Problem, gradient: bool) -> Solution:
-    """Return the plans; with `gradient`, they are differentiable by costs and weights.
+def solve(problem: Problem) -> Solution:
+    """Return the plans, differentiable by costs and weights where these ask for it.
 
     Raises
     ------
@@ -35,12 +35,11 @@ def solve(problem: Problem, gradient: bool) -> Solution:
     """
     solver = choose(problem.cost)
     inputs = (problem.cost, problem.source, problem.target)
-    if not (gradient and torch.is_grad_enabled() and any(part.requires_grad for part in inputs)):
-        with torch.no_grad():
-            return solver.solve(problem, keep=False)
-    settings = (problem.eps, problem.iterations, problem.tolerance)
-    plan, row, column, error, done = _Plan.apply(*inputs, settings, solver)  # type: ignore[no-untyped-call]
-    return Solution(plan, row, column, error, done)
+    if not (torch.is_grad_enabled() and any(part.requires_grad for part in inputs)):
+        return solver.solve(problem, keep=False)
+    call = _Call(problem, solver)
+    plan = _Plan.apply(*inputs, call)  # type: ignore[no-untyped-call]
+    return Solution(plan, *call.rest)
 
 
 def choose(cost: Float[Tensor, "problems n m"]) -> Solver:
@@ -98,29 +97,40 @@ def _launched() -> Solver:
     return cast(Solver, _module("batched").Batched(launched.Launches()))
 
 
+class _Call:
+    """One solve; what is not differentiated leaves through `rest`: outputs cost as much as a solve.
+
+    The plan stays out: the graph that belongs to the plan holds this object.
+    """
+
+    __slots__ = ("problem", "rest", "solver", "tape")
+
+    def __init__(self, problem: Problem, solver: Solver) -> None:
+        self.problem = problem
+        self.solver = solver
+        self.rest: tuple[Tensor, Tensor, Tensor, Tensor]
+        self.tape: Any
+
+
 @final
 class _Plan(torch.autograd.Function):
     """The plan as a function of costs and weights, with the solver's adjoint."""
 
     @staticmethod
-    def forward(
-        ctx: Any, cost: Tensor, source: Tensor, target: Tensor, settings: Any, solver: Any
-    ) -> tuple[Tensor, ...]:
-        solution = solver.solve(Problem(cost, source, target, *settings), keep=True)
-        found = (solution.row, solution.column, solution.error, solution.iterations)
-        ctx.save_for_backward(cost, source, target, solution.plan)
-        ctx.mark_non_differentiable(*found)
-        ctx.rest, ctx.tape, ctx.settings, ctx.solver = found, solution.tape, settings, solver
-        return (solution.plan, *found)
+    def forward(ctx: Any, cost: Tensor, source: Tensor, target: Tensor, call: _Call) -> Tensor:
+        found = call.solver.solve(call.problem, keep=True)
+        call.rest = (found.row, found.column, found.error, found.iterations)
+        call.tape = found.tape
+        ctx.save_for_backward(cost, source, target, found.plan)
+        ctx.call = call
+        return found.plan
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        cost, source, target, plan = ctx.saved_tensors
-        problem = Problem(cost, source, target, *ctx.settings)
-        row, column, error, done = ctx.rest
-        solution = Solution(plan, row, column, error, done, ctx.tape)
-        found = ctx.solver.pull_back(problem, solution, grad)
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        _, source, target, plan = ctx.saved_tensors  # refuses what was changed in place
+        call: _Call = ctx.call
+        found = call.solver.pull_back(call.problem, Solution(plan, *call.rest, call.tape), grad)
         by_source = over(found.log_source, source) if ctx.needs_input_grad[1] else None
         by_target = over(found.log_target, target) if ctx.needs_input_grad[2] else None
-        return found.cost, by_source, by_target, None, None
+        return found.cost, by_source, by_target, None

@@ -100,16 +100,6 @@ class Tape(NamedTuple):
     segments: np.ndarray
 
 
-class Plans(NamedTuple):
-    """What a forward pass writes: see `nver.scaling.problem.Solution`."""
-
-    plan: np.ndarray
-    row: np.ndarray
-    column: np.ndarray
-    error: np.ndarray
-    iterations: np.ndarray
-
-
 @compiled
 @no_type_check
 def exp(t):

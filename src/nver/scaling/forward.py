@@ -13,6 +13,8 @@ from typing import no_type_check
 import numpy as np
 
 from nver.scaling.compiled import (
+    Limits,
+    Tape,
     compiled,
     compiled_and_kept,
     empty_sides,
@@ -183,10 +185,19 @@ def _absorb(base, scaling, out):
 
 @compiled
 @no_type_check
-def _iterate(cost, sides, settings, tape, start, work, limits):
+def _potential(base, scaling, scale, out):
+    """Set the potential in units of the cost that base and scaling are together."""
+    for j in range(base.size):
+        out[j] = (base[j] + np.log(scaling[j])) / scale
+
+
+@compiled
+@no_type_check
+def _iterate(cost, sides, settings, tape, start, work, limits, plan):
     """Return iterations done and segments (0: it is not a number).
 
-    `tape` has this problem's x, y, u, v; `work` K, the columns' sums and their factors.
+    `tape` has this problem's x, y, u, v; `work` K, the columns' sums and their factors. In float32
+    a sweep's error is rounded: only the plan's own ends the iteration.
     """
     scale, iterations, tolerance, every = settings
     x, y, u, v = tape
@@ -201,7 +212,12 @@ def _iterate(cost, sides, settings, tape, start, work, limits):
         old, new = t % slots, (t + 1) % slots
         if not absorb:
             error = _sweep(kernel, sides.a, y[old], x[old], x[new], sums, limits.tiny)
-            if tolerance > 0 and t % every == 0 and error <= tolerance:
+            if (
+                tolerance > 0
+                and t % every == 0
+                and error <= tolerance
+                and _finish(kernel, x[old], y[old], sides, plan) <= tolerance
+            ):
                 break
             _divide(sides.b, sums, y[new], limits.tiny)
             absorb = _outside(x[new], sides.a, limits) + _outside(y[new], sides.b, limits) > 0
@@ -244,8 +260,13 @@ def _finish(kernel, x, y, sides, plan):
 def solve_some(first, step, cost, weights, settings, tape, plans, limits):
     """Solve problems first, first + step, ... of [problems, n, m], each in the same memory.
 
-    `weights` are (a, b), `settings` (1 / eps, iterations, tolerance, iterations between checks).
+    `weights` are (a, b), `settings` (1 / eps, iterations, tolerance, iterations between checks),
+    the others the fields of a Tape, of Limits and of a Solution: plain tuples are much quicker to
+    hand over.
     """
+    tape = Tape(*tape)
+    limits = Limits(*limits)
+    plan, row, column, error, done = plans
     a, b = weights
     rows, columns = tape.x.shape[2], tape.y.shape[2]
     kernel = np.zeros((rows, columns), cost.dtype)
@@ -256,17 +277,17 @@ def solve_some(first, step, cost, weights, settings, tape, plans, limits):
         pad_sides(a[p], b[p], sides)
         x, y, u, v = tape.x[p], tape.y[p], tape.u[p], tape.v[p]
         count, segments = _iterate(
-            cost[p], sides, settings, (x, y, u, v), tape.start[p], work, limits
+            cost[p], sides, settings, (x, y, u, v), tape.start[p], work, limits, plan[p]
         )
         tape.segments[p] = segments
-        plans.iterations[p] = count
+        done[p] = count
         if segments == 0:
-            fill_rows(plans.plan[p], np.nan)
-            fill(plans.row[p], np.nan)
-            fill(plans.column[p], np.nan)
-            plans.error[p] = np.nan
+            fill_rows(plan[p], np.nan)
+            fill(row[p], np.nan)
+            fill(column[p], np.nan)
+            error[p] = np.nan
             continue
         last, here = count % slots, (segments - 1) % bases
-        plans.error[p] = _finish(kernel, x[last], y[last], sides, plans.plan[p])
-        _absorb(u[here], x[last], plans.row[p])
-        _absorb(v[here], y[last], plans.column[p])
+        error[p] = _finish(kernel, x[last], y[last], sides, plan[p])
+        _potential(u[here], x[last], settings[0], row[p])
+        _potential(v[here], y[last], settings[0], column[p])

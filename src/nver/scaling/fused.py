@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,7 +30,7 @@ from torch import Tensor
 
 from nver.scaling.backward import pull_back_some
 from nver.scaling.compiled import AVAILABLE as AVAILABLE
-from nver.scaling.compiled import Limits, Plans, Tape
+from nver.scaling.compiled import Limits, Tape
 from nver.scaling.forward import solve_some
 from nver.scaling.problem import CHECK_EVERY, Gradient, Problem, Solution
 
@@ -39,8 +40,8 @@ WORK_PER_THREAD = 4_000_000
 """Entries of K times iterations (about half a millisecond) that pay for starting a thread."""
 
 
-def _limits(dtype: type[np.floating], widest: float, tiny: float, flush: float) -> Limits:
-    return Limits(dtype(1 / widest), dtype(widest), dtype(tiny), flush)
+def _limits(dtype: type[np.floating], widest: float, tiny: float, flush: float) -> tuple[Any, ...]:
+    return tuple(Limits(dtype(1 / widest), dtype(widest), dtype(tiny), flush))
 
 
 LIMITS = {
@@ -51,55 +52,46 @@ LIMITS = {
 
 def solve(problem: Problem, keep: bool) -> Solution:
     """Return the plans; with `keep`, remember the scalings of every iteration."""
-    problems, n, m = problem.cost.shape
-    cost, a, b = (_array(part) for part in (problem.cost, problem.source, problem.target))
-    tape = _empty_tape(problem, keep)
-    plan, error = torch.empty_like(problem.cost), problem.cost.new_empty(problems)
-    row = torch.empty(problems, n, dtype=torch.float64)
-    column = torch.empty(problems, m, dtype=torch.float64)
-    iterations = torch.empty(problems, dtype=torch.int64)
-    plans = Plans(*(part.numpy() for part in (plan, row, column, error, iterations)))
-    settings = (1 / problem.eps, problem.iterations, problem.tolerance, CHECK_EVERY)
-    limits = LIMITS[problem.cost.dtype]
+    cost, a, b = arrays = _arrays(problem.cost, problem.source, problem.target)
+    tape = _empty_tape(cost.shape, cost.dtype, problem.iterations, keep)
+    error, done = np.empty(len(cost), cost.dtype), np.empty(len(cost), np.int64)
+    found = (np.empty_like(cost), np.empty_like(a), np.empty_like(b), error, done)
+    settings = (1 / problem.eps, int(problem.iterations), float(problem.tolerance), CHECK_EVERY)
     _over_problems(
-        lambda first, step: solve_some(first, step, cost, (a, b), settings, tape, plans, limits),
-        problem,
+        solve_some, problem, (cost, (a, b), settings, tape, found, LIMITS[problem.cost.dtype])
     )
-    return Solution(plan, row, column, error, iterations, tape if keep else None)
+    plan, row, column, off, count = (torch.from_numpy(part) for part in found)
+    return Solution(plan, row, column, off, count, (arrays, tape, done) if keep else None)
 
 
 def pull_back(
     problem: Problem, solution: Solution, grad: Float[Tensor, "problems n m"]
 ) -> Gradient:
     """Return the derivatives of <grad, plan>, those of the iterations that ran."""
-    found = Gradient(
-        *(torch.empty_like(part) for part in (problem.cost, problem.source, problem.target))
-    )
-    cost, a, b = (_array(part) for part in (problem.cost, problem.source, problem.target))
+    (cost, a, b), tape, done = solution.tape
+    plan, given = _arrays(solution.plan, grad)
+    found = (np.empty_like(cost), np.empty_like(a), np.empty_like(b))
+    given_all = (plan, done, given)
     limits = LIMITS[problem.cost.dtype]
-    plans = (_array(solution.plan), _array(solution.iterations), _array(grad), limits)
-    out = tuple(part.numpy() for part in found)
     _over_problems(
-        lambda first, step: pull_back_some(
-            first, step, cost, (a, b), 1 / problem.eps, solution.tape, plans, out
-        ),
-        problem,
+        pull_back_some, problem, (cost, (a, b), 1 / problem.eps, tape, given_all, found, limits)
     )
-    return found
+    return Gradient(*(torch.from_numpy(part) for part in found))
 
 
-def _array(tensor: Tensor) -> np.ndarray:
-    array: np.ndarray = tensor.detach().contiguous().numpy()
-    return array
+def _arrays(*tensors: Tensor) -> tuple[np.ndarray, ...]:
+    """Return them in C's order: the loops are compiled for that."""
+    return tuple(np.ascontiguousarray(tensor.numpy(force=True)) for tensor in tensors)
 
 
-def _empty_tape(problem: Problem, keep: bool) -> Tape:
+def _empty_tape(
+    shape: tuple[int, ...], dtype: np.dtype, iterations: int, keep: bool
+) -> tuple[np.ndarray, ...]:
     """Return room for every iteration, or for the last two; pages never written cost nothing."""
-    problems, n, m = problem.cost.shape
-    slots, bases = (problem.iterations + 1, problem.iterations) if keep else (2, 1)
+    problems, n, m = shape
+    slots, bases = (iterations + 1, iterations) if keep else (2, 1)
     rows, columns = ROWS * math.ceil(n / ROWS), COLUMNS * math.ceil(m / COLUMNS)
-    dtype = np.float32 if problem.cost.dtype == torch.float32 else np.float64
-    return Tape(
+    tape = Tape(
         x=np.empty((problems, slots, rows), dtype),
         y=np.empty((problems, slots, columns), dtype),
         u=np.empty((problems, bases, n)),
@@ -107,18 +99,20 @@ def _empty_tape(problem: Problem, keep: bool) -> Tape:
         start=np.empty((problems, bases), np.int64),
         segments=np.empty(problems, np.int64),
     )
+    return tuple(tape)
 
 
-def _over_problems(work: Callable[[int, int], None], problem: Problem) -> None:
-    """Call `work(first, step)` so that together the calls see every problem once."""
-    problems = len(problem.cost)
+def _over_problems(work: Callable[..., None], problem: Problem, given: tuple[Any, ...]) -> None:
+    """Call `work(first, step, *given)` so that together the calls see every problem once."""
     worth = problem.cost.numel() * problem.iterations // WORK_PER_THREAD
-    threads = max(1, min(torch.get_num_threads(), problems, worth))
-    others = [threading.Thread(target=work, args=(i, threads)) for i in range(1, threads)]
+    threads = min(torch.get_num_threads(), len(problem.cost), worth)
+    others = [
+        threading.Thread(target=work, args=(first, threads, *given)) for first in range(1, threads)
+    ]
     for thread in others:
         thread.start()
     try:
-        work(0, threads)
+        work(0, max(1, threads), *given)
     finally:
         for thread in others:
             thread.join()

@@ -15,7 +15,7 @@ from typing import Any, TypeVar, final, no_type_check
 import torch
 from torch import Tensor
 
-from nver.scaling.batched import TINY, WIDEST, Scalings
+from nver.scaling.batched import TINY, WIDEST, Scalings, threshold
 from nver.scaling.problem import CHECK_EVERY, Problem
 
 try:
@@ -134,7 +134,7 @@ class Launches:
         _iterate[(problems,)](
             *(kernel.contiguous(), *weights, x, y, done, safe),
             *(problems, n, m, problem.iterations, CHECK_EVERY),
-            *(float(problem.tolerance), 1 / widest, widest, TINY[kernel.dtype]),
+            *(threshold(problem), 1 / widest, widest, TINY[kernel.dtype]),
             **_blocks(n, m),
         )
         return Scalings(x, y, done, safe.bool())

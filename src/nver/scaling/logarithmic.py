@@ -85,8 +85,9 @@ def solve(problem: Problem, keep: bool) -> Solution:
             history.u.append(u)
             history.v.append(v)
     plan = plan_of(s, u, v)
-    error = marginal_error(plan, problem).to(problem.cost.dtype)
-    return Solution(plan.to(problem.cost.dtype), u, v, error, count, history if keep else None)
+    found = (plan, u * problem.eps, v * problem.eps, marginal_error(plan, problem))
+    plan, row, column, error = (part.to(problem.cost.dtype) for part in found)
+    return Solution(plan, row, column, error, count, history if keep else None)
 
 
 def pull_back(

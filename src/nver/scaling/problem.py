@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Float, Int
@@ -12,8 +11,7 @@ CHECK_EVERY = 10
 """Iterations between two looks at the marginal error."""
 
 
-@dataclass(frozen=True, eq=False)
-class Problem:
+class Problem(NamedTuple):
     """A batch of problems of one size.
 
     Parameters
@@ -38,15 +36,14 @@ class Problem:
     tolerance: float
 
 
-@dataclass(frozen=True, eq=False)
-class Solution:
+class Solution(NamedTuple):
     """The plans, and what a solver remembers for the adjoint.
 
     Parameters
     ----------
     plan : as cost [problems, n, m]
-    row, column : float [problems, n], [problems, m]
-        f / eps and g / eps; minus infinity for weight 0.
+    row, column : as cost [problems, n], [problems, m]
+        Potentials f and g in units of the cost; minus infinity for weight 0.
     error : as cost [problems]
         ||P 1 - a||_1 + ||P^T 1 - b||_1.
     iterations : int64 [problems]

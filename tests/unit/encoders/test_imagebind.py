@@ -207,12 +207,15 @@ def test_the_fingerprint_follows_what_changes_the_numbers(folder: Path, tmp_path
     assert len({encoder.card.fingerprint for encoder in encoders}) == len(encoders)
 
 
-def test_without_a_checkpoint_what_was_kept_is_used(folder: Path):
+def test_without_a_checkpoint_no_file_that_was_tried_is_used(folder: Path, nver_home: Path):
     with pytest.raises(
         CheckpointError, match=r"No checkpoint for encoder 'imagebind' \(licence CC BY-NC-SA 4\.0"
     ):
         load_encoder("imagebind")
     card = load_encoder("imagebind", checkpoint=folder).card
+    with pytest.raises(CheckpointError, match="No checkpoint for encoder 'imagebind'"):
+        load_encoder("imagebind")
+    (nver_home / "towers").rename(nver_home / "weights")
     assert load_encoder("imagebind").card == card
 
 
@@ -223,6 +226,13 @@ def test_unknown_options_are_refused(folder: Path):
         ImageBindEncoder(folder, dtype="int8")
     with pytest.raises(SettingsError, match=r"'imagebind' takes checkpoint, representation"):
         load_encoder("imagebind", checkpoint=folder, windows=4)
+    with pytest.raises(SettingsError, match="heads must be a whole number from 1, it is 0"):
+        ImageBindEncoder(folder, heads=0)
+    with pytest.raises(SettingsError, match="in_place must be yes or no, it is 'maybe'"):
+        ImageBindEncoder(folder, in_place="maybe")
+    with pytest.raises(SettingsError, match="device must be one that torch can use here"):
+        ImageBindEncoder(folder, device="abacus")
+    assert ImageBindEncoder(folder, in_place="no").card.facts["in_place"] == "False"
 
 
 def test_the_number_of_heads_is_never_guessed(tmp_path: Path):
@@ -277,4 +287,4 @@ def test_a_refused_checkpoint_is_not_kept(tmp_path: Path, nver_home: Path):
     path = save_torch(tmp_path / "imagebind_huge.pth", tensors)
     with pytest.raises(CheckpointError, match="1 missing"):
         ImageBindEncoder(path, heads=4)
-    assert not (nver_home / "weights").exists()
+    assert not (nver_home / "towers").exists()

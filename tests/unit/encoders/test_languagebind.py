@@ -173,7 +173,19 @@ def test_every_layout_gives_the_same_encoder(folder: Path, tmp_path: Path):
     layouts = [folder, folder / "pytorch_model.bin", write(tmp_path / "safe", tensors)]
     cards = [load_encoder("languagebind", checkpoint=path).card for path in layouts]
     assert len({card.fingerprint for card in cards}) == 1
-    assert load_encoder("languagebind").card == cards[0]  # what was kept of the .bin file
+
+
+@pytest.mark.parametrize(
+    "change", [{"audio_sample_rate": 0}, {"audio_std": 0}, {"num_mel_bins": 3}]
+)
+def test_a_configuration_without_sense_is_refused(tmp_path: Path, change: dict[str, float]):
+    with pytest.raises(CheckpointError, match=r"must give a rate of 1000 to 192000 Hz, a positive"):
+        LanguageBindEncoder(write(tmp_path, languagebind_tensors(), **change))
+
+
+def test_a_network_without_end_is_refused(tmp_path: Path):
+    with pytest.raises(CheckpointError, match="missing"):
+        LanguageBindEncoder(write(tmp_path, languagebind_tensors(), num_hidden_layers=10**9))
 
 
 class TestLora:
@@ -210,6 +222,15 @@ class TestLora:
         del config["vision_config"]["lora_alpha"]
         (tmp_path / "config.json").write_text(json.dumps(config))
         assert LanguageBindEncoder(tmp_path).card.facts["lora"] == "merged, alpha 16"
+
+    def test_it_must_be_there_where_it_is_announced(self, tmp_path: Path):
+        write(tmp_path / "none", languagebind_tensors(), lora_r=8)
+        with pytest.raises(CheckpointError, match=r"16 missing \(.*lora_A\.weight"):
+            LanguageBindEncoder(tmp_path / "none")
+        some = {name: value for name, value in self.lora().items() if "k_proj.lora" not in name}
+        write(tmp_path / "some", some)
+        with pytest.raises(CheckpointError, match=r"4 missing \(.*k_proj\.lora_A\.weight"):
+            LanguageBindEncoder(tmp_path / "some")
 
     def test_both_namings_are_one_encoder(self, tmp_path: Path):
         tensors = self.lora()

@@ -120,7 +120,7 @@ def test_an_unknown_network_is_said(tmp_path: Path):
         load_encoder(f"hf:{tmp_path}")
     with pytest.raises(CheckpointError, match=r"takes a hub id .* 'nowhere' is neither"):
         load_encoder("hf:nowhere")
-    with pytest.raises(CheckpointError, match="configuration of 'org/name' could not be had"):
+    with pytest.raises(CheckpointError, match="'org/name' would have to be downloaded"):
         load_encoder("hf:org/name")
     with pytest.raises(SettingsError, match="names its checkpoint"):
         load_encoder("hf:org/name", checkpoint="else")
@@ -179,6 +179,34 @@ def test_the_listing_builds_and_downloads_nothing(tmp_path: Path, capsys, monkey
     assert not rows["languagebind"]["available"]
     assert "nver fetch languagebind" in rows["languagebind"]["reason"]
     assert "-e byol-s=CHECKPOINT" in rows["byol-s"]["reason"]
+
+
+def test_an_encoder_is_described_with_its_options(capsys):
+    assert cli.main(["encoders"]) == cli.DONE
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1 + len(catalogue.CATALOGUE)
+    assert cli.main(["encoders", "wavlm"]) == cli.DONE
+    told = capsys.readouterr().out
+    assert "large microsoft/wavlm-large" in told
+    assert "pooling mean" in told
+    assert cli.main(["encoders", "wavlmm"]) == cli.ERROR
+
+
+def test_a_changed_file_never_meets_old_embeddings(file: Path):
+    before = load_encoder(f"{file}:Level")
+    file.write_text(FLAT.replace("x.std()", "x.max()"), encoding="utf-8")
+    after = load_encoder(f"{file}:Level")
+    assert before.card.fingerprint != after.card.fingerprint
+    assert before.card.name == after.card.name
+
+
+def test_an_incomplete_class_is_told_what_it_lacks(tmp_path: Path):
+    path = tmp_path / "half.py"
+    path.write_text(FLAT.replace("def embed", "def embedd"), encoding="utf-8")
+    with pytest.raises(EncoderError, match=r"Level' lacks embed: a class needs card, features and"):
+        load_encoder(f"{path}:Level")
+    with pytest.raises(SettingsError, match=r"named FILE.py:CLASS, '.*half\.py' has no class"):
+        load_encoder(str(path))
 
 
 def test_fetch_says_where_weights_are(tmp_path: Path, capsys):

@@ -18,9 +18,11 @@ from safetensors.numpy import save
 from tests.contracts.checkpoints import (
     IMAGEBIND_CONFIG,
     LANGUAGEBIND_CONFIG,
+    imagebind_tensors,
     languagebind_tensors,
     save_torch,
     with_lora,
+    write_checkpoint,
 )
 from tests.unit.encoders.hosted_tower import AUDIO, BYTES, CONFIG, TENSORS, left, parts, visible
 from tests.unit.encoders.http_server import Hosted, Server
@@ -88,8 +90,7 @@ class TestTheHub:
         )
         assert local.card.fingerprint == remote.card.fingerprint
         np.testing.assert_array_equal(local.encode([CLIP]), remote.encode([CLIP]))
-        # Two towers lie there now; without a checkpoint the published one is taken.
-        assert len(visible(kept_file("imagebind", ID).parent)) == 2
+        assert len(visible(kept_file("imagebind", ID).parent)) == 1  # the local one is elsewhere
         assert local_tower(TOWER) == kept_file("imagebind", ID)
 
     def test_it_is_announced_before(self, blob: Hosted, caplog: pytest.LogCaptureFixture):
@@ -260,6 +261,23 @@ class TestWhatCannotBeHad:
                 fetch_tower(TOWER, given)
 
 
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_file_that_is_all_tower_is_verified(server: Server, tmp_path: Path, damaged: bool):
+    """Whoever wants nearly all of a file takes all of it: only then its SHA-256 can be checked."""
+    tensors = {name: value for name, value in imagebind_tensors().items() if "vision" not in name}
+    folder = write_checkpoint(tmp_path / "x", IMAGEBIND_CONFIG, tensors)
+    data = bytearray((folder / "model.safetensors").read_bytes())
+    hosted = server.hub(ID, "model.safetensors", bytes(data))
+    server.hub_small(ID, "config.json", CONFIG)
+    if damaged:
+        data[-1] ^= 1
+        hosted.data = bytes(data)
+        with pytest.raises(CheckpointError, match="SHA-256"):
+            fetch_tower(TOWER, ID)
+    else:
+        assert fetch_tower(TOWER, ID).path.is_file()
+
+
 @pytest.mark.parametrize("lora", [0, 3])
 def test_languagebind_from_the_hub(server: Server, tmp_path: Path, lora: int, monkeypatch):
     monkeypatch.setattr(torch_ranges, "TAIL", 20_000)
@@ -301,7 +319,7 @@ class TestFetching:
 
     def test_an_encoder_without_a_published_source_needs_a_checkpoint(self):
         for name in ("speech", "spectral"):
-            with pytest.raises(CheckpointError, match=rf"'{name}' has no published weights"):
+            with pytest.raises(CheckpointError, match=rf"'{name}' has nothing to fetch"):
                 fetch(name)
             assert available_locally(name) is None
 

@@ -11,7 +11,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from nver.encoders.tower import Tower, content_key, find_file, listed, read_tower
+from nver.encoders.torch_file import content_key, listed
+from nver.encoders.tower import Tower, find_file, read_tower
 from nver.errors import CheckpointError
 
 STATE = {
@@ -42,7 +43,7 @@ def source(tmp_path: Path, nver_home: Path) -> Path:
 
 @pytest.fixture
 def kept(nver_home: Path) -> Path:
-    return nver_home / "weights" / "ears"
+    return nver_home / "towers" / "ears"
 
 
 def test_only_the_tower_is_read_and_kept(source: Path, kept: Path):
@@ -67,12 +68,16 @@ def test_what_was_kept_is_read_the_next_time(
     assert len(list(kept.iterdir())) == 1
 
 
-def test_without_a_checkpoint_it_is_found_where_it_was_kept(source: Path, kept: Path):
+def test_what_was_kept_is_the_encoder_once_it_is_moved_there(source: Path, kept: Path):
     (source.parent / "config.json").write_text('{"heads": 3}')
     revision = read(source).revision
     source.unlink()
+    with pytest.raises(CheckpointError, match="No checkpoint for encoder 'ears'"):
+        find_file("ears", FOLDERS, None, "MIT")  # a file that was tried once is not the encoder
+    kept.parent.with_name("weights").mkdir()
+    moved = kept.rename(kept.parent.with_name("weights") / "ears")
     found = find_file("ears", FOLDERS, None, "MIT")
-    assert found.parent == kept
+    assert found.parent == moved
     tower = read_tower("ears", found, is_ear)
     assert (tower.revision, tower.config, tower.copy) == (revision, {"heads": 3}, None)
 
@@ -200,7 +205,7 @@ class Harmful:
 
 def test_nothing_in_a_file_is_executed(source: Path, tmp_path: Path):
     torch.save({"ear.weight": Harmful(tmp_path / "executed")}, source)
-    with pytest.raises(CheckpointError, match="no PyTorch checkpoint") as caught:
+    with pytest.raises(CheckpointError, match="or holds Python objects besides tensors") as caught:
         read(source)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "executed").exists()
@@ -222,7 +227,15 @@ def test_what_is_no_state_dict_is_refused(source: Path, content: object, message
 
 def test_a_page_instead_of_a_checkpoint_is_refused(source: Path):
     source.write_text("<html>Not found</html>")
-    with pytest.raises(CheckpointError, match=r"no PyTorch checkpoint \(.*\)\. Fetch it again\."):
+    with pytest.raises(
+        CheckpointError, match=r"no PyTorch checkpoint: it begins with b'<html>Not found"
+    ):
+        read(source)
+
+
+def test_a_pointer_instead_of_a_checkpoint_is_told(source: Path):
+    source.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\n")
+    with pytest.raises(CheckpointError, match=r"is a Git LFS pointer, not the file: run `git lfs"):
         read(source)
 
 

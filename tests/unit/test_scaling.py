@@ -1,0 +1,199 @@
+"""The solvers beneath transport: each against the reference, and which of them is chosen."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from nver.errors import SettingsError
+from nver.scaling import batched, choice, logarithmic
+from nver.scaling.problem import Problem
+from nver.transport import sinkhorn
+
+F32, F64 = torch.float32, torch.float64
+COMPILED = importlib.util.find_spec("numba") is not None
+
+
+def _solver(name):
+    if name == "fused":
+        pytest.importorskip("numba")
+        return importlib.import_module("nver.scaling.fused")
+    if name == "launched":
+        pytest.importorskip("triton")
+        return batched.Batched(importlib.import_module("nver.scaling.launched").Launches())
+    return batched.Batched()
+
+
+def _problem(n, m, eps, iterations, tolerance, dtype=F64, seed=0):
+    """Return three problems: easy, with masks, and with forbidden pairs and unlike scales."""
+    generator = torch.Generator().manual_seed(seed)
+    cost = torch.rand(3, n, m, generator=generator, dtype=dtype)
+    cost[0] *= 0.05
+    a, b = (0.2 + torch.rand(3, k, generator=generator, dtype=dtype) for k in (n, m))
+    if min(n, m) > 2:
+        a[1, -1], b[1, 0] = 0, 0
+        cost[2, 0, 1] = torch.inf
+    a, b = a / a.sum(-1, keepdim=True), b / b.sum(-1, keepdim=True)
+    return Problem(cost, a, b, eps, iterations, tolerance)
+
+
+def _compare(solver, problem, plan_tolerance, gradient_tolerance):
+    """Compare plans, potentials, iterations and derivatives with the float64 reference's."""
+    wide = problem._replace(
+        cost=problem.cost.double(), source=problem.source.double(), target=problem.target.double()
+    )
+    grad = torch.randn(problem.cost.shape, generator=torch.Generator().manual_seed(9), dtype=F64)
+    expected = logarithmic.solve(wide, keep=True)
+    found = solver.solve(problem, keep=True)
+    assert found.iterations.tolist() == expected.iterations.tolist()
+    for name in ("plan", "row", "column", "error"):
+        there = getattr(expected, name)
+        torch.testing.assert_close(
+            getattr(found, name).double(), there, atol=plan_tolerance, rtol=plan_tolerance
+        )
+    forgotten = solver.solve(problem, keep=False)
+    assert forgotten.tape is None
+    torch.testing.assert_close(forgotten.plan, found.plan, atol=0, rtol=0)
+    pulled = solver.pull_back(problem, found, grad.to(problem.cost.dtype))
+    for mine, there in zip(pulled, logarithmic.pull_back(wide, expected, grad), strict=True):
+        scale = max(float(there.abs().max()), 1.0)
+        torch.testing.assert_close(mine.double(), there, atol=gradient_tolerance * scale, rtol=0)
+
+
+SHAPES = [(1, 1), (1, 6), (5, 4), (33, 17)]
+SETTINGS = [(0.5, 3, 0.0), (0.05, 40, 1e-3), (1e-3, 60, 0.0), (1e-4, 45, 1e-6)]
+
+
+@pytest.mark.parametrize("name", ["fused", "batched"])
+@pytest.mark.parametrize(("eps", "iterations", "tolerance"), SETTINGS)
+@pytest.mark.parametrize(("n", "m"), SHAPES)
+def test_a_solver_is_the_reference_in_float64(name, n, m, eps, iterations, tolerance):
+    _compare(_solver(name), _problem(n, m, eps, iterations, tolerance), 1e-9, 1e-7)
+
+
+@pytest.mark.parametrize("name", ["fused", "batched"])
+@pytest.mark.parametrize(("eps", "iterations", "tolerance"), SETTINGS[:2])
+@pytest.mark.parametrize(("n", "m"), SHAPES)
+def test_float32_gradients_are_within_1e_5_of_float64(name, n, m, eps, iterations, tolerance):
+    _compare(_solver(name), _problem(n, m, eps, iterations, tolerance, F32), 1e-5, 1e-5)
+
+
+@pytest.mark.skipif("TRITON_INTERPRET" not in os.environ, reason="run by the test after it")
+def test_gpu_programs_are_the_reference():
+    solver = _solver("launched")
+    for n, m in SHAPES:
+        for eps, iterations, tolerance in SETTINGS[:3]:
+            _compare(solver, _problem(n, m, eps, iterations, tolerance, F32), 1e-5, 1e-5)
+
+
+@pytest.mark.slow
+def test_gpu_programs_are_the_reference_in_tritons_interpreter():
+    """In a process of its own: Triton looks at the variable when it is imported."""
+    pytest.importorskip("triton")
+    name = f"{__file__}::{test_gpu_programs_are_the_reference.__name__}"
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", name]
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert "1 passed" in done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_gives_the_numbers_of_the_cpu():
+    cost = torch.rand(4, 33, 17, generator=torch.Generator().manual_seed(3))
+    cost.requires_grad_()
+    for dtype, size in ((F32, 1), (F64, 1), (F32, 9)):  # launched; too wide; too large
+        wide = cost.repeat(1, size, 1).to(dtype)
+        expected = sinkhorn(wide, plan_gradient=True).plan
+        found = sinkhorn(wide.cuda(), plan_gradient=True).plan
+        torch.testing.assert_close(found.cpu(), expected, atol=1e-5, rtol=1e-4)
+        by_cost = [torch.autograd.grad(p.square().sum(), cost)[0] for p in (found, expected)]
+        torch.testing.assert_close(*by_cost, atol=1e-5, rtol=1e-4)
+
+
+def test_the_adjoint_is_that_of_automatic_differentiation():
+    """Of the plain iteration on logarithms, by costs and weights, before it has converged."""
+    problem = _problem(5, 4, 0.2, 7, 0.0)
+    cost = problem.cost[:1].clone().requires_grad_()
+    a, b = (part[:1].clone().requires_grad_() for part in (problem.source, problem.target))
+    v = torch.zeros_like(b)
+    for _ in range(7):
+        u = a.log() - torch.logsumexp(-cost / 0.2 + v.unsqueeze(-2), -1)
+        v = b.log() - torch.logsumexp(-cost / 0.2 + u.unsqueeze(-1), -2)
+    plan = torch.exp(-cost / 0.2 + u.unsqueeze(-1) + v.unsqueeze(-2))
+    grad = torch.randn(plan.shape, generator=torch.Generator().manual_seed(1), dtype=F64)
+    by_cost, by_a, by_b = torch.autograd.grad((plan * grad).sum(), (cost, a, b))
+    one = problem._replace(cost=problem.cost[:1], source=a.detach(), target=b.detach())
+    found = logarithmic.pull_back(one, logarithmic.solve(one, True), grad)
+    torch.testing.assert_close(found.cost, by_cost, atol=1e-12, rtol=1e-9)
+    torch.testing.assert_close(found.log_source, a.detach() * by_a, atol=1e-12, rtol=1e-9)
+    torch.testing.assert_close(found.log_target, b.detach() * by_b, atol=1e-12, rtol=1e-9)
+
+
+def test_small_eps_uses_more_than_one_base():
+    """Else the tests above would not see how scalings are absorbed."""
+    fused = _solver("fused")
+    problem = _problem(33, 17, 1e-4, 45, 0.0, F32)
+    segments = fused.solve(problem, keep=True).tape[1][-1]
+    assert segments.max() > 1
+    assert batched.Batched().solve(problem, keep=True).tape.again is not None
+
+
+@pytest.mark.skipif(not COMPILED, reason="needs numba")
+def test_threads_do_not_change_the_numbers(monkeypatch):
+    fused = _solver("fused")
+    problem = _problem(20, 12, 0.1, 30, 0.0)
+    alone = fused.solve(problem, keep=True)
+    grad = torch.ones_like(problem.cost)
+    expected = fused.pull_back(problem, alone, grad)
+    monkeypatch.setattr(fused, "WORK_PER_THREAD", 1)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    found = fused.solve(problem, keep=True)
+    assert torch.equal(found.plan, alone.plan)
+    assert torch.equal(fused.pull_back(problem, found, grad).cost, expected.cost)
+
+
+@pytest.mark.parametrize("name", ["fused", "batched", "logarithmic"])
+def test_the_environment_chooses(name, monkeypatch):
+    if name == "fused":
+        pytest.importorskip("numba")
+    monkeypatch.setenv(choice.VARIABLE, name)
+    chosen = choice.choose(torch.zeros(1, 2, 2))
+    assert name in getattr(chosen, "__name__", type(chosen).__module__)
+
+
+def test_an_unknown_solver_is_refused(monkeypatch):
+    monkeypatch.setenv(choice.VARIABLE, "quick")
+    with pytest.raises(SettingsError) as caught:
+        sinkhorn(torch.zeros(2, 2))
+    assert str(caught.value) == (
+        "NVER_SINKHORN must be one of fused, batched, logarithmic, got 'quick'."
+    )
+
+
+@pytest.mark.parametrize("fault", ["absent", "broken"])
+def test_without_numba_torch_alone_solves_and_it_is_said_once(fault, monkeypatch, caplog):
+    fused = importlib.import_module("nver.scaling.fused")
+    if fault == "absent":
+        monkeypatch.setattr(fused, "AVAILABLE", False)
+    else:
+        monkeypatch.setattr(fused, "AVAILABLE", True)
+        monkeypatch.setattr(fused, "solve", lambda *_, **__: 1 / 0)
+    choice._fused.cache_clear()
+    try:
+        with caplog.at_level(logging.INFO, logger="nver.scaling.choice"):
+            for _ in range(2):
+                assert bool(sinkhorn(torch.zeros(3, 3)).converged)
+        monkeypatch.setenv(choice.VARIABLE, "fused")
+        with pytest.raises(SettingsError, match="needs costs on a CPU and a numba that works"):
+            sinkhorn(torch.zeros(2, 2))
+    finally:
+        choice._fused.cache_clear()
+    said = {"absent": "numba is not installed", "broken": "ZeroDivisionError"}[fault]
+    assert [said in record.message for record in caplog.records] == [True]
