@@ -48,7 +48,7 @@ def predictions(
     settings = model.network_.shape.transport
 
     def softmax(part: torch.Tensor, coupling: Coupling) -> np.ndarray:
-        return torch.softmax(model.network_(part, coupling), dim=1).numpy()
+        return torch.softmax(model.network_(part, coupling=coupling), dim=1).numpy()
 
     def batches(size: int) -> np.ndarray:
         rule = BatchCoupling(settings)

@@ -41,6 +41,7 @@ class Plain(nn.Module):
         )
 
     def latents(self, X: torch.Tensor) -> list[torch.Tensor]:
+        """Return what each branch makes of its view."""
         pairs = zip(self.branches, self.views, strict=True)
         return [branch(X[:, view]) for branch, view in pairs]
 
@@ -59,6 +60,7 @@ class PlainConcat(Plain):
         self.classifier = last_layers(WIDTH * len(views), classes, dropout)
 
     def forward(self, X: torch.Tensor) -> torch.Tensor:
+        """Return the logits."""
         return self.classifier(torch.cat(self.latents(X), dim=1))
 
 
@@ -76,6 +78,7 @@ class PlainMata(Plain):
         self.classifier = last_layers(6 * WIDTH, classes, dropout)
 
     def forward(self, X: torch.Tensor) -> torch.Tensor:
+        """Return the logits."""
         a, b = self.latents(X)
         clips = len(X)
         cost = torch.cdist(a, b)

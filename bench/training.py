@@ -1,10 +1,10 @@
 """Training many members at once against the loops that people write, one core.
 
-1,000 synthetic clips of 8 Gaussian classes, 768 + 1,024 dimensions, 5 folds, 50 epochs of batches of
-32: 6,250 steps of one network. Every side trains the same network by the same recipe (Adam at 1e-3,
-dropout 0.3). Sides take turns in one process; the table gives medians of CPU milliseconds per step
-of one network, and what 6,250 of them take. Slow sides take fewer steps a turn: the column says how
-many.
+1,000 synthetic clips of 8 Gaussian classes, 768 + 1,024 dimensions, 5 folds, 50 epochs of batches
+of 32: 6,250 steps of one network. Every side trains the same network by the same recipe (Adam at
+1e-3, dropout 0.3). Sides take turns in one process; the table gives medians of CPU milliseconds per
+step of one network, and what 6,250 of them take. Slow sides take fewer steps a turn: the column
+says how many.
 
     python -m bench.training [--rounds 5] [--part dense|conv|same]
 """

@@ -18,9 +18,9 @@ from nver.fusion import (
     build_fusion,
     residual,
 )
-from nver.fusion.coupling import Mapped, TransportSettings
 from nver.fusion.attending import DROPOUT, SelfAttention
 from nver.fusion.attention_core import HEADS
+from nver.fusion.coupling import Mapped, TransportSettings
 from nver.fusion.tokens import (
     distinct_tokens,
     side_by_side,

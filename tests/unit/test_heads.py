@@ -71,8 +71,8 @@ def test_the_compiled_blocks_are_two_blocks_and_so_are_their_gradients(clips, di
     trunks = [ConvTrunk(dim, (3, 5)).double() for _ in range(2)]
     whole = stack.stack(trunks, CPU)
     x = torch.randn(2, clips, dim, generator=torch.Generator().manual_seed(dim), dtype=F64)
-    mine = whole._maps(x)
-    assert "TwoBlocks" in type(mine.grad_fn).__name__
+    mine = whole.maps(x)
+    assert "_TwoBlocks" in type(mine.grad_fn).__name__
     theirs = whole.blocks(x.unsqueeze(-1))
     torch.testing.assert_close(mine, theirs, atol=1e-12, rtol=1e-10)
     upstream = torch.randn(mine.shape, dtype=F64, generator=torch.Generator().manual_seed(1))
@@ -81,7 +81,7 @@ def test_the_compiled_blocks_are_two_blocks_and_so_are_their_gradients(clips, di
     expected = torch.autograd.grad(theirs, parameters, upstream)
     for a, b in zip(got, expected, strict=True):
         torch.testing.assert_close(a, b, atol=1e-10, rtol=1e-9)
-    torch.testing.assert_close(trunks[1]._maps(x[1]), mine[1], atol=1e-12, rtol=1e-10)
+    torch.testing.assert_close(trunks[1].maps(x[1]), mine[1], atol=1e-12, rtol=1e-10)
 
 
 def test_without_the_loops_or_with_a_gradient_at_the_input_torch_does_it(monkeypatch):

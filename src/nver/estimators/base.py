@@ -1,4 +1,4 @@
-"""What both classifiers share: scikit-learn's contract, labels as numbers, training many at once."""
+"""What both classifiers share: scikit-learn's contract, labels as numbers, many at once."""
 
 from __future__ import annotations
 
@@ -54,6 +54,7 @@ class EmbeddingClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[
     settings: TrainingSettings | None
     random_state: Any
     device: str
+    network_: Any
 
     def fit(self, X: ArrayLike, y: ArrayLike, groups: Groups = None) -> Any:
         """Train on embeddings.
@@ -131,7 +132,7 @@ class EmbeddingClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[
         """Fit at once what is no network, and return whether it was that."""
         return False
 
-    def _keep(self, training: Training) -> None:  # noqa: B027 - most keep nothing
+    def _keep(self, training: Training) -> None:
         """Keep what predictions need beside the network."""
 
 

@@ -60,7 +60,7 @@ class FusionClassifier(EmbeddingClassifier):
         What happened in training.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - scikit-learn's parameters are arguments
         self,
         fusion: str = "mata",
         branch: str = "fcn",

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nver.fusion.attention_core import HEADS, Attend
+from nver.fusion.attention_core import HEADS, attend
 from nver.fusion.residual import add_and_norm
 from nver.heads import Batch, LayerNorm, Linear, Random
 from nver.heads.layers import LEVELS
@@ -91,17 +91,17 @@ class SelfAttention(Random):
         `images` says which of the distinct tokens are images of others; it saves time and changes
         nothing beyond rounding.
         """
-        parameters = (self.inner.weight, self.inner.bias, self.outer.weight, self.outer.bias)
-        norm = (self.norm.weight, self.norm.bias)
-        maps = tuple(image.map for image in images)
         single = x.dim() == 3
+        layers = (self.inner, self.outer, self.norm)
+        parts = [x, *(p for layer in layers for p in (layer.weight, layer.bias))]
+        maps = [image.map for image in images]
         if single:
-            x, *rest = (part.unsqueeze(0) for part in (x, *parameters, *norm, *maps))
-            parameters, norm, maps = tuple(rest[:4]), tuple(rest[4:6]), tuple(rest[6:])
+            parts, maps = ([part.unsqueeze(0) for part in some] for some in (parts, maps))
+        rows, norm = parts[0], parts[5:]
         moves = [(image.token, image.source) for image in images]
-        constants = (self.kinds, self.log_counts, self._survivors(batch), moves)
-        joined: Tensor = Attend.apply(x, *parameters, *constants, *maps)  # type: ignore[no-untyped-call]
-        out = add_and_norm(x, joined, self.kinds, *norm)
+        dropped = self._survivors(batch)
+        joined = attend(rows, parts[1:5], self.kinds, self.log_counts, dropped, moves, maps)
+        out = add_and_norm(rows, joined, self.kinds, *norm)
         return out.squeeze(0) if single else out
 
     def _survivors(self, batch: Batch | None) -> Tensor | None:

@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from nver.fusion.attending import SelfAttention
 from nver.fusion.base import BRANCH_WIDTH, Fusion, FusionShape
 from nver.fusion.coupling import Latents, Moved
-from nver.fusion.attending import SelfAttention
 from nver.fusion.tokens import side_by_side
 from nver.heads import Batch, Classifier
 
@@ -28,8 +28,8 @@ class Attention(Fusion):
     def join(
         self,
         latents: Latents,
-        moved: Moved,
-        batch: Batch | None,  # noqa: ARG002
+        moved: Moved,  # noqa: ARG002 - nothing is moved here
+        batch: Batch | None,
     ) -> Float[Tensor, "*members clips classes"]:
         """Return the logits of the N attended tokens."""
         attended = self.attention(torch.stack(tuple(latents), dim=-3), batch)

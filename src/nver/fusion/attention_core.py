@@ -14,6 +14,7 @@ from functools import cache
 from typing import Any, final
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from nver.fusion import loops
@@ -21,11 +22,11 @@ from nver.heads.loops import run
 
 HEADS = 8
 FIRST_MAP = 9
-"""Place of the first map among the arguments of `Attend`."""
+"""Place of the first map among the arguments of `_Attend`."""
 
 
 @final
-class Attend(torch.autograd.Function):
+class _Attend(torch.autograd.Function):
     """Projections and attention of x [members, distinct, clips, width].
 
     Tokens named in `moves` are images of others: (token, its source, T [members, clips, clips])
@@ -119,6 +120,41 @@ def _follow(
     return d_maps
 
 
+def attend(
+    x: Float[Tensor, "members distinct clips width"],
+    layers: Sequence[Tensor],
+    kinds: Int[Tensor, " tokens"],
+    log_counts: Float[Tensor, "distinct 1"],
+    survivors: Float[Tensor, "members heads tokens distinct clips"] | None,
+    moves: Sequence[tuple[int, int]],
+    maps: Sequence[Float[Tensor, "members clips clips"]],
+) -> Float[Tensor, "members rows width"]:
+    """Return what every token sees, projected; rows are tokens times clips.
+
+    Parameters
+    ----------
+    x : float [members, distinct, clips, width]
+        The distinct tokens.
+    layers : sequence of tensor
+        Weight and bias of the projections [members, 3 width, width], [members, 3 width] and of the
+        last layer [members, width, width], [members, width].
+    kinds : int [tokens]
+        Which of the distinct tokens each token is.
+    log_counts : float [distinct, 1]
+        Logarithm of how many tokens each distinct one is.
+    survivors : float [members, heads, tokens, distinct, clips], optional
+        Factors of the attention weights, from dropout.
+    moves : sequence of (int, int)
+        Tokens that are images of others, and these.
+    maps : sequence of float [members, clips, clips]
+        T of each of them, with x[:, token] = T x[:, source].
+    """
+    seen: Tensor = _Attend.apply(  # type: ignore[no-untyped-call]
+        x, *layers, kinds, log_counts, survivors, moves, *maps
+    )
+    return seen
+
+
 def _products(a: Tensor, part_a: int, b: Tensor, part_b: int) -> Tensor:
     """Return the sums over d of a[m, part_a, h, d, i, c] * b[m, part_b, h, d, j, c]."""
     members, _, heads, _, rows, clips = a.shape
@@ -129,7 +165,7 @@ def _products(a: Tensor, part_a: int, b: Tensor, part_b: int) -> Tensor:
     return _combine(a[:, part_a].unsqueeze(-2), b[:, part_b].unsqueeze(-3), 2)
 
 
-def _mix(  # noqa: PLR0913 - two tensors, which part of each, and where the sums go
+def _mix(
     weights: Tensor, b: Tensor, part_b: int, out: Tensor, part: int, *, turned: bool = False
 ) -> None:
     """Set out[m, part, h, d, i, c] to the sums over j of weights[m, h, i, j, c] * b[..., j, c]."""

@@ -25,8 +25,8 @@ class Concat(Fusion):
     def join(
         self,
         latents: Latents,
-        moved: Moved,
-        batch: Batch | None,  # noqa: ARG002
+        moved: Moved,  # noqa: ARG002 - nothing is moved here
+        batch: Batch | None,
     ) -> Float[Tensor, "*members clips classes"]:
         """Return the logits of the concatenated latents."""
         logits: Tensor = self.classifier(torch.cat(tuple(latents), dim=-1), batch)

@@ -24,7 +24,7 @@ class Late(Fusion):
     def join(
         self,
         latents: Latents,
-        moved: Moved,
+        moved: Moved,  # noqa: ARG002 - nothing is moved here
         batch: Batch | None,  # noqa: ARG002
     ) -> Float[Tensor, "*members clips classes"]:
         """Return the mean of the logits."""

@@ -68,7 +68,7 @@ def mix(weights, turned, b, part_b, out, part):
 
 @compiled_and_kept
 @no_type_check
-def add_and_norm(x, joined, kinds, weight, bias, eps, out, normed, scale):
+def add_and_norm(x, joined, kinds, weight, bias, eps, out, normed, scale):  # noqa: PLR0913 - arrays
     """Set out[m, c, t] to the LayerNorm of x[m, kinds[t], c] + joined[m, t, c].
 
     Shapes: x [members, distinct, clips, width]; joined, normed [members, tokens, clips, width];
@@ -100,8 +100,10 @@ def add_and_norm(x, joined, kinds, weight, bias, eps, out, normed, scale):
 
 @compiled_and_kept
 @no_type_check
-def add_and_norm_back(gradient, kinds, weight, normed, scale, d_x, d_joined, d_weight, d_bias):
-    """Set d_joined, and add to d_x, d_weight and d_bias; gradient [members, clips, tokens, width]."""
+def add_and_norm_back(  # noqa: PLR0913 - arrays in and out
+    gradient, kinds, weight, normed, scale, d_x, d_joined, d_weight, d_bias
+):
+    """Set d_joined, add to d_x, d_weight, d_bias; gradient [members, clips, tokens, width]."""
     members, tokens, clips, width = normed.shape
     for m in range(members):
         for t in range(tokens):

@@ -7,9 +7,9 @@ from typing import final
 from jaxtyping import Float
 from torch import Tensor
 
+from nver.fusion.attending import SelfAttention
 from nver.fusion.base import BRANCH_WIDTH, Fusion, FusionShape
 from nver.fusion.coupling import Latents, Mapped, Moved
-from nver.fusion.attending import SelfAttention
 from nver.fusion.tokens import distinct_tokens, side_by_side, token_copies, token_images
 from nver.heads import Batch, Classifier
 

@@ -112,7 +112,7 @@ class _HiddenUnits(torch.autograd.Function):
     """max(x W^T + b, 0) times a mask of 0 and `scale`; the outcome tells what passes back."""
 
     @staticmethod
-    def forward(  # noqa: PLR0913 - an autograd function takes tensors one by one
+    def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, mask: Tensor | None, scale: float
     ) -> Tensor:
         out = torch.baddbmm(bias.unsqueeze(1), x, weight.mT).relu_()
@@ -176,10 +176,11 @@ class Hidden(nn.Module):
         """Return the units."""
         weight, bias, mask = self.dense.weight, self.dense.bias, self.dropout.mask(batch)
         if weight.dim() == 2:
-            out = torch.relu(self.dense(x))
-            return out if mask is None else out * mask
+            units = torch.relu(self.dense(x))
+            return units if mask is None else units * mask
         scale = 1.0 if mask is None else self.dropout.scale
-        out = _HiddenUnits.apply(x, weight, bias, mask, scale)  # type: ignore[no-untyped-call]
+        given = (x, weight, bias, mask, scale)
+        out: Tensor = _HiddenUnits.apply(*given)  # type: ignore[no-untyped-call]
         return out
 
 
@@ -268,10 +269,8 @@ class Standardise(nn.Module):
         if batch is None or batch.bits is None:
             scale = (self.variance + self.eps).rsqrt()
             return (x - self.mean.unsqueeze(-2)) * scale.unsqueeze(-2)
-        if batch.present is None:
-            present = x.new_ones(x.shape[:-1])
-        else:
-            present = batch.present.to(x.dtype)
+        rows = x.new_ones(x.shape[:-1])
+        present = rows if batch.present is None else batch.present.to(x.dtype)
         count = present.sum(-1, keepdim=True)
         weights = (present / count.clamp(min=1)).unsqueeze(-2)
         out, mean, variance = _StandardiseBatch.apply(x, weights, self.eps)  # type: ignore[no-untyped-call]

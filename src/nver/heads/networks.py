@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from nver.errors import SettingsError
 from nver.heads.convolution import KERNEL, ConvPool
 from nver.heads.layers import Batch, Dropout, Hidden, Linear, Standardise
-from nver.heads.trunk import TwoBlocks, loops_work
+from nver.heads.trunk import loops_work, two_blocks
 
 SHORTEST = 10
 """Two blocks need ten positions; narrower embeddings are padded with zeros."""
@@ -58,20 +58,20 @@ class ConvTrunk(nn.Module):
     ) -> Float[Tensor, "*members clips width"]:
         """Return the flattened, standardised activations."""
         padded = nn.functional.pad(x, (0, self.padding)) if self.padding else x
-        standardised: Tensor = self.standardise(self._maps(padded).flatten(-2), batch)
+        standardised: Tensor = self.standardise(self.maps(padded).flatten(-2), batch)
         return standardised
 
-    def _maps(self, x: Tensor) -> Tensor:
-        maps: Tensor
+    def maps(
+        self, x: Float[Tensor, "*members clips dim"]
+    ) -> Float[Tensor, "*members clips pooled filters"]:
+        """Return what the blocks make of x."""
         if x.device.type != "cpu" or x.requires_grad or not loops_work(x.dtype):
-            maps = self.blocks(x.unsqueeze(-1))
+            maps: Tensor = self.blocks(x.unsqueeze(-1))
             return maps
-        given = (x, *(part for block in self.blocks for part in (block.weight, block.bias)))
+        given = [x, *self.blocks.parameters()]  # weight and bias of the first, then of the second
         if x.dim() == 3:
-            maps = TwoBlocks.apply(*given)  # type: ignore[no-untyped-call]
-            return maps
-        maps = TwoBlocks.apply(*(part.unsqueeze(0) for part in given))  # type: ignore[no-untyped-call]
-        return maps.squeeze(0)
+            return two_blocks(*given)
+        return two_blocks(*(part.unsqueeze(0) for part in given)).squeeze(0)
 
 
 @final

@@ -11,6 +11,7 @@ from functools import cache
 from typing import Any, final
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from nver.heads import loops
@@ -25,7 +26,7 @@ from nver.heads.convolution import (
 
 
 @final
-class TwoBlocks(torch.autograd.Function):
+class _TwoBlocks(torch.autograd.Function):
     """The blocks of x [members, clips, length], whose own gradient is not formed.
 
     Weights are [members, 3, F] and [members, 3 F, G], biases [members, F] and [members, G]; out
@@ -84,6 +85,22 @@ class TwoBlocks(torch.autograd.Function):
         return None, d_weight, d_bias, d_weight_2, d_bias_2
 
 
+def two_blocks(
+    x: Float[Tensor, "members clips length"],
+    weight: Float[Tensor, "members 3 filters"],
+    bias: Float[Tensor, "members filters"],
+    weight_2: Float[Tensor, "members inner filters_2"],
+    bias_2: Float[Tensor, "members filters_2"],
+) -> Float[Tensor, "members clips pooled filters_2"]:
+    """Return what two blocks (`ConvPool`) with these weights make of x; x itself gets no gradient.
+
+    x is at least 10 long, on a CPU where `loops_work`.
+    """
+    given = (x, weight, bias, weight_2, bias_2)
+    out: Tensor = _TwoBlocks.apply(*given)  # type: ignore[no-untyped-call]
+    return out
+
+
 def _call(loop: Any, *tensors: Tensor) -> None:
     loop(*(tensor.numpy() for tensor in tensors))
 
@@ -96,7 +113,7 @@ def loops_work(dtype: torch.dtype) -> bool:
         shapes = ((1, 3, 1), (1, 1), (1, 3, 1), (1, 1))
         made = [torch.zeros(shape, dtype=dtype, requires_grad=True) for shape in shapes]
         with torch.enable_grad():
-            out = TwoBlocks.apply(torch.zeros(1, 1, 12, dtype=dtype), *made)  # type: ignore[no-untyped-call]
-            out.sum().backward()
+            out = two_blocks(torch.zeros(1, 1, 12, dtype=dtype), *made)
+            out.sum().backward()  # type: ignore[no-untyped-call]
 
     return loops.run("Convolution", once)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """Which clips every member takes in every step; members with fewer clips or steps are filled up.
+    """Which clips every member takes in every step; fewer clips or steps are filled up.
 
     Parameters
     ----------
@@ -47,7 +47,8 @@ class Table:
     def to(self, device: torch.device) -> Table:
         """Return the table on a device."""
         tensors = (self.rows, self.labels, self.present, self.weights, self.sizes)
-        return Table(*(t.to(device, non_blocking=True) for t in tensors), self.counts)
+        rows, labels, present, weights, sizes = (t.to(device, non_blocking=True) for t in tensors)
+        return Table(rows, labels, present, weights, sizes, self.counts)
 
 
 class Clips:

@@ -15,6 +15,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float, Int
@@ -197,7 +198,7 @@ def _packs(
         at_once = pack_size(device, sum(p.numel() for p in members[0].network.parameters()))
     count = -(-len(members) // at_once)
     edges = [len(members) * i // count for i in range(count + 1)]
-    return [list(members[a:b]) for a, b in zip(edges, edges[1:], strict=False)]
+    return [list(members[a:b]) for a, b in pairwise(edges)]
 
 
 def _member(
