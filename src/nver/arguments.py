@@ -155,22 +155,7 @@ def _evaluate_command(commands: Any) -> None:
         metavar="SYSTEM",
         help="only this system; repeatable",
     )
-    evaluate.add_argument(
-        "--folds",
-        metavar="speaker|random|loso|column:NAME",
-        help="speaker-independent (default where speakers are known), random (the paper's), "
-        "leave one speaker out, or the manifest's own fold column",
-    )
-    evaluate.add_argument(
-        "-k", type=_positive, default=5, metavar="K", help="number of folds (default 5)"
-    )
-    evaluate.add_argument(
-        "--seeds",
-        type=_positive,
-        default=1,
-        metavar="N",
-        help="trainings per neural system (default 1)",
-    )
+    _fold_options(evaluate)
     evaluate.add_argument(
         "--pairs",
         action="store_true",
@@ -195,6 +180,25 @@ def _evaluate_command(commands: Any) -> None:
     )
     evaluate.add_argument(
         "--out", type=Path, required=True, metavar="RUN", help="folder for the results"
+    )
+
+
+def _fold_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--folds",
+        metavar="speaker|random|loso|column:NAME",
+        help="speaker-independent (default where speakers are known), random (the paper's), "
+        "leave one speaker out, or the manifest's own fold column",
+    )
+    parser.add_argument(
+        "-k", type=_positive, default=5, metavar="K", help="number of folds (default 5)"
+    )
+    parser.add_argument(
+        "--seeds",
+        type=_positive,
+        default=1,
+        metavar="N",
+        help="trainings per neural system (default 1)",
     )
 
 
