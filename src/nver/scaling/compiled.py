@@ -8,13 +8,14 @@ a function's own file only: who changes one here deletes the `__pycache__` besid
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar, no_type_check
 
 import numpy as np
 
 try:
-    import numba
+    numba: Any = importlib.import_module("numba")
 except ImportError:  # none, or one that is too old for the numpy that is there
     numba = None
 
