@@ -204,9 +204,4 @@ def fit_many(
     """
     from nver import estimators
 
-    together = getattr(estimators, "fit_many", None)
-    if together is not None:
-        together(models, parts)
-        return
-    for model, (X, y, groups) in zip(models, parts, strict=True):
-        model.fit(X, y, groups=groups)
+    estimators.fit_many(models, parts)

@@ -51,7 +51,6 @@ CITATION = (
 )
 FOLDERS = ("xvector", "spkrec-xvect-voxceleb")
 SOURCES = ("speechbrain/spkrec-xvect-voxceleb",)
-PUBLISHED_FILE = "embedding_model.ckpt"  # beside three others that hold no network of ours
 REPRESENTATIONS = {
     "embedding": "dense layer on mean and standard deviation over time",
     "statistics": "mean and standard deviation over time",
