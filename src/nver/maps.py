@@ -82,7 +82,7 @@ def _made(dataset: EmbeddingDataset, names: list[str], jobs: int | None) -> Any:
 
 
 def _make(name: str, data: Data, _: Any) -> tuple[str, np.ndarray, np.ndarray]:
-    from nver.report.figures import project
+    from nver.report.projection import project
 
     chart = project(np.ascontiguousarray(data.X[:, data.views[name]]), data.y.tolist())
     return name, chart.indices, chart.coordinates
@@ -99,9 +99,9 @@ def _lookup(
 
 def _key(dataset: EmbeddingDataset, name: str) -> str:
     """Return the hash of what decides a map: embeddings, labels (they choose), what makes it."""
-    from nver.report import figures
+    from nver.report import projection
 
-    source = hashlib.sha256(Path(figures.__file__).read_bytes()).hexdigest()
+    source = hashlib.sha256(Path(projection.__file__).read_bytes()).hexdigest()
     digest = Digest().add("map", source, provenance.versions())
     return digest.add(dataset.view(name), dataset.y).key
 

@@ -9,7 +9,7 @@ import pytest
 from contracts.interrupted_grid import dataset
 from nver import maps as room
 from nver.maps import maps
-from nver.report import figures
+from nver.report import projection
 
 
 @pytest.fixture
@@ -19,9 +19,9 @@ def drawn(monkeypatch):
 
     def project(X, labels):
         seen.append(X)
-        return figures.Projection(np.arange(0, len(X), 2), X[::2, :2].copy())
+        return projection.Projection(np.arange(0, len(X), 2), X[::2, :2].copy())
 
-    monkeypatch.setattr(figures, "project", project)
+    monkeypatch.setattr(projection, "project", project)
     return seen
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nver.metrics import recalls
-from nver.report.figures import ink, shade
+from nver.report.colours import ink, shade
 from nver.report.record import RunRecord
 from nver.report.render import render
 from nver.report.run_figures import Figure

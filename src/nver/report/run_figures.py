@@ -10,8 +10,9 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from nver.report.figures import confusion_svg, map_svg
+from nver.report.confusions import confusion_svg
 from nver.report.record import RunRecord
+from nver.report.scatter import map_svg
 from nver.report.tables import SystemScore, percent
 
 LONGEST_NAME = 80

@@ -8,22 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nver.report.figures import (
-    COLOURS,
-    MAP_CLIPS,
-    SHAPES,
-    confusion_svg,
-    ink,
-    luminance,
-    map_svg,
-    most_confused,
-    project,
-    shade,
-    shortened,
-    stratified,
-    text_width,
-)
+from nver.report.colours import COLOURS, SHAPES, ink, luminance, shade, shortened, text_width
+from nver.report.confusions import confusion_svg, most_confused
+from nver.report.projection import MAP_CLIPS, project, stratified
 from nver.report.run_figures import file_name
+from nver.report.scatter import map_svg
 
 COUNTS = np.array([[8, 2, 0], [5, 5, 0], [0, 0, 0]], dtype=np.int64)
 LABELS = ["joy", "fear", "awe"]
