@@ -6,7 +6,10 @@ of 32: 6,250 steps of one network. Every side trains the same network by the sam
 step of one network, and what 6,250 of them take. Slow sides take fewer steps a turn: the column
 says how many.
 
-    python -m bench.training [--rounds 5] [--part dense|conv|same]
+    python -m bench.training [--rounds 5] [--part dense|conv|same|members] [--device cuda]
+
+The part `members` trains 1, 10 and 100 members by the default recipe, each on as many clips as it
+happens to have, at once and one after the other, and compares wall times and probabilities.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from nver.fusion import FusionShape, build_fusion
 from nver.fusion.coupling import TransportSettings
-from nver.training import TrainingSettings, pack_size, seeded, train_members
+from nver.training import TrainingSettings, batches, pack_size, seeded, train_members
 
 CLIPS, CLASSES, FOLDS, EPOCHS, BATCH = 1000, 8, 5, 50, 32
 VIEWS = (slice(0, 768), slice(768, 1792))
@@ -296,12 +299,50 @@ def same() -> None:
         print(f"| {fusion} | {scores[0]} | {scores[1]} | {max(probabilities):.1e} |")
 
 
+def members(device: str, counts: tuple[int, ...], epochs: int = 2) -> None:
+    """Print what members cost at once and one by one, and how far their probabilities differ."""
+    X, y = clips()
+    order = np.random.default_rng(2)
+    part = [torch.from_numpy(order.permutation(CLIPS)[: 700 + m]) for m in range(max(counts))]
+    data = [(X[rows], y[rows]) for rows in part]
+    settings = replace(TrainingSettings(), epochs=epochs, min_steps=0)
+    steps = [epochs * len(batches(rows, BATCH)) for rows in part]
+
+    def trained(fusion: str, count: int, at_once: int | None) -> tuple[list[nn.Module], float]:
+        made = networks(fusion, "fcn", settings.dropout, count)
+        started = time.perf_counter()
+        given = {"seeds": range(count), "device": device, "at_once": at_once}
+        train_members(made, data[:count], settings, **given)
+        return made, 1000 * (time.perf_counter() - started) / sum(steps[:count])
+
+    print(
+        f"\n| on {device} | members | ms per step of one, at once | one by one | times | ", end=""
+    )
+    print("largest difference of a probability |\n|---|---|---|---|---|---|")
+    for fusion in ("mata", "concat"):
+        trained(fusion, 2, 1), trained(fusion, 2, 2)
+        for count in counts:
+            (whole, ms), (single, ms_single) = (trained(fusion, count, n) for n in (None, 1))
+            with torch.no_grad():
+                pairs = (
+                    [n.double()(X[:200].double()).softmax(1) for n in made]
+                    for made in (whole, single)
+                )
+                apart = max(float((a - b).abs().max()) for a, b in zip(*pairs, strict=True))
+            cells = (f"{ms:.3f}", f"{ms_single:.3f}", f"{ms_single / ms:.1f}", f"{apart:.1e}")
+            print(f"| {fusion} | {count} | {' | '.join(cells)} |", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--part", choices=("dense", "conv", "same"))
+    parser.add_argument("--part", choices=("dense", "conv", "same", "members"))
+    parser.add_argument("--device", default="cpu", help="of the part `members`")
     given = parser.parse_args()
     torch.set_num_threads(1)
+    if given.part == "members":
+        members(given.device, (1, 10, 100))
+        return
     small = sum(p.numel() for p in networks("mata", "fcn")[0].parameters())
     print(f"One core; packs of {pack_size('cpu', small)} dense MATA networks at most.")
     if given.part in (None, "dense"):
