@@ -11,7 +11,6 @@ its reason; the others go on.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
@@ -21,15 +20,16 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from nver import systems as table_of_systems
 from nver.dataset import EmbeddingDataset
 from nver.errors import EvaluationError, SettingsError
 from nver.finished import Finished
-from nver.jobs import Data, Job, Outcome, SystemRun, Systems, execute, train_pack
-from nver.predictions import Predictions, SystemEntry, SystemFailure, SystemNote, scores
+from nver.jobs import Data, Job, Outcome, SystemRun, Systems, train_pack
+from nver.predictions import Predictions, SystemFailure, scores
+from nver.processes import execute
 from nver.progress import Progress
+from nver.record import record
 from nver.schedule import AnyResult, AnyTask, Ledger, make_packs, plan, rough_cost
 from nver.splits import Fold
 from nver.trainings import SavedTrainings
@@ -115,7 +115,7 @@ def cross_validate(  # noqa: PLR0913 - all but the first three are named
     if len(ledger.failed) == len(runs):
         first = ledger.failed[runs[0]]
         raise EvaluationError(f"No system could be evaluated. {first.sentence()}")
-    return _collect(dataset, runs, ledger, searches, systems)
+    return record(dataset, runs, ledger, searches, systems)
 
 
 @dataclass(frozen=True, eq=False)
@@ -231,67 +231,3 @@ def _cores() -> int:
     from joblib import cpu_count
 
     return int(cpu_count())
-
-
-def _collect(
-    dataset: EmbeddingDataset,
-    runs: Sequence[SystemRun],
-    ledger: Ledger[Job, Outcome],
-    searches: Ledger[Search, Choice] | None,
-    systems: Any,
-) -> Predictions:
-    """Return the record, ordered by run, rule, seed, fold and clip."""
-    tables: list[pd.DataFrame] = []
-    entries: list[SystemEntry] = []
-    notes: list[SystemNote] = []
-    for run in runs:
-        if run in ledger.failed:
-            continue
-        spec, finished = systems.get_system(run.name), ledger.of(run)
-        said = Counter(text for _, outcome in finished for text in outcome.notes)
-        notes += [SystemNote(run.name, run.encoders, text, n) for text, n in said.items()]
-        for rule in spec.rules:
-            seconds = sum(outcome.seconds[rule] for _, outcome in finished)
-            entry = SystemEntry(spec.reported_as(rule), run.encoders, seconds)
-            entries.append(entry)
-            tables += [
-                _rows(dataset, entry, job, outcome.probabilities[rule]) for job, outcome in finished
-            ]
-    return Predictions(
-        frame=pd.concat(tables, ignore_index=True),
-        labels=dataset.labels,
-        entries=tuple(entries),
-        failures=tuple(ledger.failed[run] for run in runs if run in ledger.failed),
-        notes=tuple(notes),
-        tunings=tuple(
-            choice.tuning
-            for run in runs
-            if run not in ledger.failed and searches is not None
-            for _, choice in searches.of(run)
-        ),
-    )
-
-
-def _rows(
-    dataset: EmbeddingDataset, entry: SystemEntry, job: Job, probabilities: np.ndarray
-) -> pd.DataFrame:
-    test = np.sort(job.fold.test).tolist()
-    speakers = dataset.speakers
-    best = probabilities.argmax(axis=1).tolist()
-    columns: dict[str, Any] = {
-        "clip": [dataset.digests[row] for row in test],
-        "file": [dataset.files[row] for row in test],
-        "speaker": [None if speakers is None else _text(speakers[row]) for row in test],
-        "label": [str(dataset.y[row]) for row in test],
-        "system": entry.name,
-        "encoders": entry.joined,
-        "seed": job.seed,
-        "fold": job.fold.name,
-        "predicted": [dataset.labels[place] for place in best],
-    }
-    columns |= {f"p_{label}": probabilities[:, i] for i, label in enumerate(dataset.labels)}
-    return pd.DataFrame(columns)
-
-
-def _text(speaker: object) -> str | None:
-    return None if speaker is None else str(speaker)

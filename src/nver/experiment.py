@@ -1,8 +1,9 @@
 """The straight line: encode, gather, split, cross-validate, report.
 
-A run folder is the result. It holds the record (predictions.parquet), what is derived from it
-(scores.json, projection.parquet, figures, report.html), where it comes from (run.json), what could
-not be used (failures.csv), and the finished trainings, so that a run that was stopped goes on.
+A run folder is the result. It holds the record (predictions.parquet, and beside it clips.parquet,
+curves.parquet, plans.parquet), what is derived from it (scores.json, projection.parquet, figures,
+report.html), where it comes from (run.json), what could not be used (failures.csv), and the
+finished trainings, so that a run that was stopped goes on.
 """
 
 from __future__ import annotations
@@ -250,6 +251,7 @@ def evaluate(settings: Settings, out: str | Path, progress: Progress | None = No
     """
     from nver.cross_validation import cross_validate, scores
     from nver.maps import maps
+    from nver.record import clips
     from nver.report import write_report
     from nver.tuning import check_tuning
 
@@ -284,8 +286,11 @@ def evaluate(settings: Settings, out: str | Path, progress: Progress | None = No
     folder.mkdir(parents=True, exist_ok=True)
     write_failures(folder / "failures.csv", encoding.failures)
     predictions.to_parquet(folder / "predictions.parquet")
-    with _whole(folder / "projection.parquet") as part:
-        charts.to_parquet(part, index=False)
+    paths = {clip.file: clip.path for clip in encoding.corpus.clips}
+    tables = {"projection": charts, "clips": clips(dataset, paths), **predictions.tables}
+    for name, table in tables.items():
+        with _whole(folder / f"{name}.parquet") as part:
+            table.to_parquet(part, index=False)
     _write_json(folder / "scores.json", told)
     _write_json(folder / "run.json", origin)
     return Run(folder, write_report(folder), told, warnings, len(encoding.failures))

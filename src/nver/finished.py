@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
-from nver.jobs import Data, Job, Outcome, SystemRun
+from nver.jobs import Curve, Data, ExamplePlans, Job, Outcome, SystemRun
 from nver.predictions import SystemTuning
 from nver.splits import Fold
-from nver.trainings import Digest, SavedTrainings, engine
+from nver.trainings import Digest, Saved, SavedTrainings, engine
 from nver.tuning import Choice, Search
 
 
@@ -46,19 +46,25 @@ class Finished:
             seconds = {rule: float(value) for rule, value in facts["seconds"].items()}
             given = {rule: found.arrays[f"rule {rule}"] for rule in job.rules}
             notes, elapsed = tuple(map(str, facts["notes"])), float(facts["elapsed"])
-        except (KeyError, TypeError, ValueError, AttributeError):
+            if job.plans and not facts["asked"]:
+                return None
+            curve = _curve(found)
+            examples = _examples(found, job.run.encoders)
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError):
             return None
         shape = (len(job.fold.test), len(self._data.labels))
         if set(seconds) != set(job.rules) or any(one.shape != shape for one in given.values()):
             return None
-        return Outcome(job.number, given, seconds, notes, elapsed=elapsed)
+        return Outcome(
+            job.number, given, seconds, notes, elapsed=elapsed, curve=curve, examples=examples
+        )
 
     def keep_outcome(self, job: Job, outcome: Outcome) -> None:
         """Save the outcome of a job, unless it failed."""
         if self._saved is None or outcome.failure is not None:
             return
         arrays = {f"rule {rule}": given for rule, given in outcome.probabilities.items()}
-        facts = {
+        facts: dict[str, Any] = {
             "system": job.run.name,
             "encoders": list(job.run.encoders),
             "fold": job.fold.name,
@@ -67,7 +73,19 @@ class Finished:
             "seconds": dict(outcome.seconds),
             "elapsed": outcome.elapsed,
             "notes": list(outcome.notes),
+            "network": outcome.curve is not None,
+            "asked": job.plans,
+            "plans": [],
         }
+        if outcome.curve is not None:
+            losses = {"training": outcome.curve.training, "validation": outcome.curve.validation}
+            arrays |= {f"loss {part}": np.array(values) for part, values in losses.items()}
+        if outcome.examples is not None:
+            arrays["plan rows"] = outcome.examples.rows
+            for index, (pair, plan) in enumerate(outcome.examples.plans.items()):
+                # By position: another run may call the encoders otherwise.
+                facts["plans"].append([job.run.encoders.index(name) for name in pair])
+                arrays[f"plan {index}"] = plan
         self._saved.put(self._job_key(job), arrays, facts)
 
     def choice(self, search: Search) -> Choice | None:
@@ -121,3 +139,21 @@ class Finished:
         if name not in self._views:
             self._views[name] = Digest().add(self._data.X[:, self._data.views[name]]).key
         return self._views[name]
+
+
+def _curve(found: Saved) -> Curve | None:
+    if not found.facts["network"]:
+        return None
+    losses = (found.arrays[f"loss {part}"].tolist() for part in ("training", "validation"))
+    return Curve(*map(tuple, losses))
+
+
+def _examples(found: Saved, encoders: Sequence[str]) -> ExamplePlans | None:
+    pairs = found.facts["plans"]
+    if not pairs:
+        return None
+    plans = {
+        (encoders[source], encoders[target]): found.arrays[f"plan {index}"]
+        for index, (source, target) in enumerate(pairs)
+    }
+    return ExamplePlans(found.arrays["plan rows"], plans)

@@ -1,30 +1,27 @@
-"""Packs of trainings, each in one thread, and many of them side by side in processes.
+"""What one training gets and gives, and packs of them that are trained at once.
 
-Small trainings gain nothing from threads, and lose much to threads that wait for each other: each
-pack computes with one, and the cores are used by as many processes. The embeddings are mapped into
-the processes, not sent with each pack. A job's numbers depend neither on the number of processes
-nor on its pack.
+A job's numbers depend on its system, clips and seed alone, neither on the number of processes nor,
+beyond rounding, on its pack.
 """
 
 from __future__ import annotations
 
-import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from nver.errors import EvaluationError
 from nver.predictions import SystemFailure
+from nver.processes import one_thread
 from nver.splits import Fold
 
-Task = TypeVar("Task")
-Result = TypeVar("Result")
+EXAMPLE_CLIPS = 32
+"""Test clips whose transport plans are kept as examples: a batch of the paper."""
 
 
 @runtime_checkable
@@ -32,7 +29,8 @@ class Systems(Protocol):
     """A table of systems; the module `nver.systems` is one.
 
     It may have more: ``build(..., chosen=...)`` and ``space(name)`` where systems can be tuned, and
-    ``fit_many(models, parts)``, which trains several models of one system at once.
+    ``fit_many(models, parts)``, which trains several models of one system at once. A model may
+    have a ``history_`` (`nver.training.History`) and ``plans(X)`` (as `FusionClassifier` does).
     """
 
     COUPLINGS: Mapping[str, str | None]
@@ -78,6 +76,8 @@ class Job:
         A rough duration, to be compared with those of other jobs.
     chosen : mapping of str to float
         Settings that take the place of the system's own.
+    plans : bool
+        Whether to return example transport plans, where the system has some.
     """
 
     number: int
@@ -87,6 +87,31 @@ class Job:
     seed: int
     cost: float = 1.0
     chosen: Mapping[str, float] = field(default_factory=dict)
+    plans: bool = False
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Mean loss per epoch, from epoch 0; no validation part gives an empty second tuple."""
+
+    training: tuple[float, ...]
+    validation: tuple[float, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class ExamplePlans:
+    """How one batch of test clips was coupled.
+
+    Parameters
+    ----------
+    rows : int [clips]
+        The clips, by their rows in the dataset.
+    plans : mapping of (str, str) to float32 [clips, clips]
+        Source and target encoder to the mass moved from clip to clip; each sums to 1.
+    """
+
+    rows: np.ndarray
+    plans: Mapping[tuple[str, str], np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,6 +132,10 @@ class Outcome:
         Then everything else is empty.
     elapsed : float
         Seconds of one process, the training counted once; its share in those of its pack.
+    curve : Curve or None
+        How a network's loss fell; None for what is no network.
+    examples : ExamplePlans or None
+        Where the job asks for them and the system couples clips.
     """
 
     number: int
@@ -115,6 +144,8 @@ class Outcome:
     notes: tuple[str, ...]
     failure: SystemFailure | None = None
     elapsed: float = 0.0
+    curve: Curve | None = None
+    examples: ExamplePlans | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,50 +155,6 @@ class _Fitted:
     model: Any
     seconds: float
     notes: tuple[str, ...] = ()
-
-
-def execute(
-    work: Callable[[Task, Data, Any], Result],
-    waiting: Iterable[Task],
-    processes: int,
-    data: Data,
-    systems: Any,
-    alone: bool = False,
-) -> Generator[Result, None, None]:
-    """Yield ``work(task, data, systems)`` as it comes; closing the iterator stops the processes.
-
-    With `alone`, one task is under way at a time, still in a process of its own.
-
-    Raises
-    ------
-    BrokenProcessPool
-        If a process was killed from outside.
-    """
-    if processes == 1:
-        for task in waiting:
-            yield work(task, data, systems)
-        return
-    from joblib import Parallel, delayed, parallel_config
-
-    with parallel_config("loky", n_jobs=processes, inner_max_num_threads=1, max_nbytes="1M"):
-        ahead = 1 if alone else "2 * n_jobs"
-        parallel = Parallel(return_as="generator_unordered", batch_size=1, pre_dispatch=ahead)
-    results = parallel(delayed(work)(task, data, systems) for task in waiting)
-    try:
-        yield from results
-    finally:
-        with warnings.catch_warnings():
-            # On Ctrl-C joblib warns that it stops jobs, which is what was asked for.
-            warnings.simplefilter("ignore")
-            results.close()
-            _stop_processes()
-
-
-def _stop_processes() -> None:
-    """End joblib's processes now: idle ones would hold up the exit of the program."""
-    from joblib.externals.loky import get_reusable_executor
-
-    get_reusable_executor(reuse=True).shutdown(wait=True, kill_workers=True)
 
 
 def train_pack(pack: Sequence[Job], data: Data, systems: Any) -> tuple[Outcome, ...]:
@@ -194,11 +181,38 @@ def _outcome(job: Job, data: Data, systems: Any, fitted: _Fitted | None) -> Outc
         try:
             fitted = fitted or _fit(job, data, systems)
             probabilities, seconds, elapsed = _predict(job, fitted, data, systems)
+            curve, examples = _curve(fitted.model), _examples(job, fitted.model, data)
         except Exception as error:  # noqa: BLE001 - whatever it is, the other systems go on
             failure = failure_of(job.run, job.fold.name, job.seed, error)
             return Outcome(job.number, {}, {}, (), failure)
     notes = tuple(dict.fromkeys((*fitted.notes, *_said(caught))))
-    return Outcome(job.number, probabilities, seconds, notes, elapsed=elapsed)
+    return Outcome(
+        job.number,
+        probabilities,
+        seconds,
+        notes,
+        elapsed=elapsed,
+        curve=curve,
+        examples=examples,
+    )
+
+
+def _curve(model: Any) -> Curve | None:
+    history = getattr(model, "history_", None)
+    if history is None:
+        return None
+    return Curve(tuple(history.training_loss), tuple(history.validation_loss))
+
+
+def _examples(job: Job, model: Any, data: Data) -> ExamplePlans | None:
+    """Return the plans of the first batch that the transductive rule sees."""
+    if not job.plans or not hasattr(model, "plans"):
+        return None
+    rows = _shuffled(job)[:EXAMPLE_CLIPS]
+    _, parts = _cut(data.views, job.run.encoders)
+    plans = model.plans(_columns(data.X, rows, parts))
+    masses = {pair: np.asarray(plan, dtype=np.float32) for pair, plan in plans.items()}
+    return ExamplePlans(rows, masses) if masses else None
 
 
 def _said(caught: Sequence[warnings.WarningMessage]) -> Iterator[str]:
@@ -211,23 +225,6 @@ def fit_and_predict(
 ) -> tuple[dict[str, np.ndarray], dict[str, float], float]:
     """Return probabilities [test clips, labels] and seconds of each rule, and seconds of all."""
     return _predict(job, _fit(job, data, systems), data, systems)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Compute with one thread, so that speed and numbers do not depend on the number of jobs."""
-    from threadpoolctl import threadpool_limits
-
-    torch = sys.modules.get("torch")
-    before = torch.get_num_threads() if torch else 1
-    with threadpool_limits(limits=1):
-        if torch:
-            torch.set_num_threads(1)
-        try:
-            yield
-        finally:
-            if torch:
-                torch.set_num_threads(before)
 
 
 def _fit(job: Job, data: Data, systems: Any) -> _Fitted:
@@ -278,9 +275,7 @@ def _predict(
     job: Job, fitted: _Fitted, data: Data, systems: Any
 ) -> tuple[dict[str, np.ndarray], dict[str, float], float]:
     """Return probabilities (test clips sorted) and seconds of each evaluation rule, and of all."""
-    # The test clips come in a shuffled order: a transductive system couples neighbours, and in the
-    # order of a corpus neighbours share their speaker or even their label.
-    test = np.random.default_rng(job.seed).permutation(job.fold.test)
+    test = _shuffled(job)
     _, parts = _cut(data.views, job.run.encoders)
     model = fitted.model
     probabilities, seconds, elapsed = {}, {}, fitted.seconds
@@ -296,6 +291,16 @@ def _predict(
         seconds[rule] = fitted.seconds + spent
         elapsed += spent
     return probabilities, seconds, elapsed
+
+
+def _shuffled(job: Job) -> np.ndarray:
+    """Return the test clips in the order in which they are predicted.
+
+    A transductive system couples neighbours, and in the order of a corpus neighbours share their
+    speaker or even their label.
+    """
+    shuffled: np.ndarray = np.random.default_rng(job.seed).permutation(job.fold.test)
+    return shuffled
 
 
 def _cut(

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nver import provenance
-from nver.jobs import Data, execute
+from nver.jobs import Data
+from nver.processes import execute
 from nver.progress import Progress
 from nver.trainings import Digest, SavedTrainings
 

@@ -11,7 +11,7 @@ import json
 import math
 import uuid
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +169,8 @@ class Predictions:
         Warnings of the training.
     tunings : tuple of SystemTuning
         What was chosen in which fold; empty where nothing was tuned.
+    tables : mapping of str to DataFrame
+        What was recorded beside the predictions (`nver.record`); files of their own.
     """
 
     frame: pd.DataFrame
@@ -177,6 +179,7 @@ class Predictions:
     failures: tuple[SystemFailure, ...] = ()
     notes: tuple[SystemNote, ...] = ()
     tunings: tuple[SystemTuning, ...] = ()
+    tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse a frame that is no record of these systems.

@@ -78,14 +78,18 @@ def plan(
     seeds: Sequence[int],
     systems: Any,
 ) -> list[Job]:
-    """Return the jobs, numbered by run, seed and fold; linear systems get the first seed only."""
+    """Return the jobs, numbered by run, seed and fold; linear systems get the first seed only.
+
+    Where clips are coupled, so that there are two rules, the first job is asked for example plans.
+    """
     jobs: list[Job] = []
     for run in runs:
         spec = systems.get_system(run.name)
         for seed in seeds[:1] if is_linear(spec) else seeds:
             for fold in folds:
                 cost = rough_cost(spec, run, data, fold)
-                jobs.append(Job(len(jobs), run, spec.rules, fold, seed, cost))
+                plans = len(spec.rules) > 1 and seed == seeds[0] and fold is folds[0]
+                jobs.append(Job(len(jobs), run, spec.rules, fold, seed, cost, plans=plans))
     return jobs
 
 

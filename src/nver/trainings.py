@@ -28,7 +28,7 @@ import numpy as np
 
 from nver import provenance
 
-FORMAT = "nver training 1"
+FORMAT = "nver training 2"
 ABOUT = "about"
 STALE_SECONDS = 3600.0
 """Age from which a temporary file counts as left behind by a killed run."""
@@ -39,7 +39,7 @@ BLOCK = 4096
 ASIDE = frozenset(
     {"__pycache__", "encoders", "corpora", "report", "serve"}
     | {"cli.py", "arguments.py", "listings.py", "config.py", "experiment.py", "maps.py"}
-    | {"progress.py"}
+    | {"progress.py", "record.py"}
 )
 """Parts of the package that change no training: what they give is hashed itself, or comes later."""
 

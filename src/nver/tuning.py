@@ -24,9 +24,10 @@ from typing import Any
 import numpy as np
 
 from nver.errors import SettingsError, SplitError
-from nver.jobs import Data, Job, SystemRun, failure_of, fit_and_predict, one_thread
+from nver.jobs import Data, Job, SystemRun, failure_of, fit_and_predict
 from nver.metrics import confusion, uar
 from nver.predictions import SystemFailure, SystemTuning
+from nver.processes import one_thread
 from nver.registry import require
 from nver.splits import Fold, make_folds
 

@@ -42,6 +42,9 @@ def test_a_run_leaves_the_promised_files(finished: Path) -> None:
         "run.json",
         "failures.csv",
         "projection.parquet",
+        "clips.parquet",
+        "curves.parquet",
+        "plans.parquet",
         "report.html",
         "figures",
         "trainings",
@@ -58,6 +61,24 @@ def test_predictions_are_the_record(finished: Path) -> None:
     assert (frame["speaker"] == frame["fold"]).all()
     for _, rows in frame.groupby(["system", "encoders", "seed"]):
         assert len(rows) == rows["file"].nunique() == 48
+
+
+def test_clips_curves_and_plans_are_recorded(finished: Path) -> None:
+    frame = pd.read_parquet(finished / "predictions.parquet")
+    clips = pd.read_parquet(finished / "clips.parquet")
+    assert set(clips["clip"]) == set(frame["clip"])
+    assert all(Path(path).is_file() for path in clips["path"])
+    assert clips["seconds"].between(0.1, 10).all()
+    assert "fold" in clips.columns
+    curves = pd.read_parquet(finished / "curves.parquet")
+    assert set(curves["system"]) == {"mata"}
+    assert set(curves["fold"]) == set(frame["fold"])
+    assert curves["validation_loss"].isna().all()  # the default recipe does not stop early
+    plans = pd.read_parquet(finished / "plans.parquet")
+    assert set(plans["fold"]) == {frame["fold"].iloc[0]}
+    assert (set(plans["source"]), set(plans["target"])) == ({"spectral"}, {"prosodic"})
+    assert plans["mass"].sum() == pytest.approx(1, abs=1e-4)
+    assert len(plans) == plans["source_file"].nunique() ** 2
 
 
 def test_scores_follow_from_the_record(finished: Path) -> None:

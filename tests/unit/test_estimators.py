@@ -6,6 +6,7 @@ import io
 
 import numpy as np
 import pytest
+import torch
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, GroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
@@ -13,6 +14,7 @@ from sklearn.preprocessing import FunctionTransformer
 
 from nver.errors import SettingsError, UnknownNameError
 from nver.estimators import EmotionClassifier, FusionClassifier, column_views
+from nver.fusion import BatchCoupling
 from nver.training import TrainingSettings
 
 QUICK = TrainingSettings(epochs=16, min_steps=0)
@@ -222,3 +224,23 @@ def test_a_class_with_one_clip_is_learned_in_silence():
     model = EmotionClassifier("lda").fit(X, y)  # a warning would be an error here
     assert np.isfinite(model.predict_proba(X)).all()
     assert model.predict(X[:1]) == "pain"
+
+
+def test_example_plans_are_those_of_the_papers_rule():
+    X, y, _ = _clips()
+    views = {"b": slice(0, 4), "a": slice(4, 8), "c": slice(8, 22)}
+    model = FusionClassifier("transport", views=views, settings=QUICK).fit(X, y)
+    plans = model.plans(X[:10])
+    assert list(plans) == [("b", "a"), ("b", "c"), ("a", "c")]
+    for plan in plans.values():
+        np.testing.assert_allclose(plan.sum(axis=0), 0.1, atol=1e-4)
+        np.testing.assert_allclose(plan.sum(axis=1), 0.1, atol=1e-4)
+    latents = model.network_.latents(torch.from_numpy(model.scaler_.transform(X[:10])))
+    moved = BatchCoupling(model.network_.shape.transport).move(latents)
+    image = 10 * plans["b", "c"] @ latents[2].detach().numpy()
+    np.testing.assert_allclose(image, moved[0, 2].detach().numpy(), atol=1e-9)
+
+
+def test_without_transport_there_are_no_plans():
+    X, y, _ = _clips()
+    assert FusionClassifier("concat", views=VIEWS, settings=QUICK).fit(X, y).plans(X) == {}

@@ -10,7 +10,7 @@ import pytest
 
 from nver import finished
 from nver.finished import Finished
-from nver.jobs import Data, Job, Outcome, SystemRun
+from nver.jobs import Curve, Data, ExamplePlans, Job, Outcome, SystemRun
 from nver.predictions import SystemFailure, SystemTuning
 from nver.splits import Fold
 from nver.systems import SPANS, Span
@@ -53,7 +53,16 @@ def outcome(number=4):
     given = np.array([[0.25, 0.75], [1.0, 0.0]], dtype=np.float32)
     probabilities = {"inductive": given, "transductive": given[::-1]}
     seconds = {"inductive": 1.5, "transductive": 2.5}
-    return Outcome(number, probabilities, seconds, ("a warning",), elapsed=3.0)
+    mass = np.full((2, 2), 0.25, dtype=np.float32)
+    return Outcome(
+        number,
+        probabilities,
+        seconds,
+        ("a warning",),
+        elapsed=3.0,
+        curve=Curve((0.7, 0.1), ()),
+        examples=ExamplePlans(np.array([5, 4]), {("b", "a"): mass}),
+    )
 
 
 def choice(search):
@@ -81,6 +90,10 @@ def test_what_was_done_is_found_under_its_number_and_names_of_today(kept, data, 
     found = done.outcome(replace(job, number=9, run=run, fold=fold))
     assert (found.number, found.notes, found.elapsed) == (9, ("a warning",), 3.0)
     assert found.seconds == outcome().seconds
+    assert found.curve == Curve((0.7, 0.1), ())
+    assert found.examples.rows.tolist() == [5, 4]
+    assert list(found.examples.plans) == [("two", "one")]  # as they are called today
+    assert found.examples.plans["two", "one"].sum() == 1
     for rule in RULES:
         np.testing.assert_array_equal(found.probabilities[rule], outcome().probabilities[rule])
     again = done.choice(replace(search, number=1, run=run, fold=fold))
@@ -187,3 +200,11 @@ def test_a_file_that_lacks_something_is_done_again(kept, data, job, search, arra
         kept.put(path.stem, arrays, facts)
     assert done.outcome(job) is None
     assert done.choice(search) is None
+
+
+def test_plans_that_nobody_asked_for_then_are_missing_now(kept, data, job):
+    done = Finished(kept, data, Table())
+    assert done.outcome(replace(job, plans=True)) is None
+    done.keep_outcome(replace(job, plans=True), outcome())
+    assert done.outcome(replace(job, plans=True)) is not None
+    assert done.outcome(job) is not None

@@ -12,8 +12,10 @@ import pytest
 import torch
 
 from nver import systems
-from nver.jobs import Data, Job, SystemRun, Systems, execute, train_pack
+from nver.jobs import Curve, Data, Job, SystemRun, Systems, train_pack
+from nver.processes import execute
 from nver.splits import Fold
+from nver.training import History
 
 RUN = SystemRun("toy", ("b", "a"))
 
@@ -197,3 +199,20 @@ def test_the_table_of_systems_keeps_the_protocol():
     assert all(
         rule in systems.COUPLINGS for spec in systems.SYSTEMS.values() for rule in spec.rules
     )
+
+
+def test_a_networks_curve_and_example_plans_are_returned(data):
+    recorder = Recorder()
+    recorder.history_ = History((2.0, 1.0), (3.0, 2.5), 1)
+    recorder.plans = lambda X: {("b", "a"): np.eye(len(X)) / len(X)}
+    outcomes = trained(data, recorder, replace(job(), plans=True), job())
+    assert {outcome.curve for outcome in outcomes} == {Curve((2.0, 1.0), (3.0, 2.5))}
+    assert outcomes[1].examples is None
+    assert sorted(outcomes[0].examples.rows.tolist()) == [0, 1]
+    np.testing.assert_array_equal(recorder.tested, data.X[outcomes[0].examples.rows][:, [1, 2, 0]])
+    assert outcomes[0].examples.plans["b", "a"].dtype == np.float32
+
+
+def test_what_is_no_network_has_no_curve(data):
+    (outcome,) = trained(data, Recorder(), replace(job(), plans=True))
+    assert (outcome.curve, outcome.examples) == (None, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import combinations
 from typing import Any, final
 
 import numpy as np
@@ -19,6 +20,7 @@ from nver.fusion.coupling import TransportSettings
 from nver.registry import unknown
 from nver.shapes import Labels, Probabilities
 from nver.training import TrainingSettings
+from nver.transport import normalised_cost
 
 COUPLINGS = ("companions", "map", "batch")
 MAP_REFERENCES = 256
@@ -134,6 +136,39 @@ class FusionClassifier(EmbeddingClassifier):
         best = np.argmax(self.predict_proba(X, coupling), axis=1)
         labels: np.ndarray = self.classes_[best]
         return labels
+
+    @torch.no_grad()
+    def plans(self, X: ArrayLike) -> dict[tuple[str, str], np.ndarray]:
+        """Return how the clips of one batch are coupled with each other, as in the paper.
+
+        Parameters
+        ----------
+        X : float [clips, columns]
+            One batch.
+
+        Returns
+        -------
+        mapping of (str, str) to float64 [clips, clips]
+            Source and target encoder to the plan between them; the mass of row i and column j is
+            what moves from clip i seen by the source to clip j seen by the target. Each plan sums
+            to 1, its rows and columns to 1 / clips. Pairs come in the order of the views, each
+            once: the plan of the opposite direction is the transpose. Empty where the fusion has
+            no transport.
+        """
+        check_is_fitted(self)
+        X = validate_data(self, X, dtype=np.float64, reset=False)
+        network: Fusion = self.network_
+        if not network.couples:
+            return {}
+        latents = network.latents(torch.from_numpy(self.scaler_.transform(X)))
+        names = ("first", "second") if self.views is None else tuple(self.views)
+        settings = network.shape.transport
+        return {
+            (names[i], names[j]): settings.solve(
+                normalised_cost(latents[i], latents[j])
+            ).plan.numpy()
+            for i, j in combinations(range(len(names)), 2)
+        }
 
     def _inductive(self, coupling: str) -> Coupling:
         """Return the coupling with the training clips that the model keeps."""

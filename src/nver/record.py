@@ -1,0 +1,206 @@
+"""The tables of a run, made of what its trainings returned, and of what the corpus says.
+
+Beside the predictions there are: ``clips``, what is known of each clip; ``curves``, how the loss of
+each network fell; ``plans``, which clips an example batch of each transporting system coupled.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from nver.dataset import EmbeddingDataset
+from nver.jobs import ExamplePlans, Job, Outcome, SystemRun
+from nver.predictions import Predictions, SystemEntry, SystemNote
+from nver.schedule import Ledger
+from nver.tuning import Choice, Search
+
+CLIP_COLUMNS = ("clip", "file", "path", "label", "speaker", "seconds")
+"""Columns of ``clips`` before the corpus's other facts; a fact of such a name is ``fact_NAME``."""
+
+CURVE_COLUMNS = {
+    "system": "str",
+    "encoders": "str",
+    "seed": "int64",
+    "fold": "str",
+    "epoch": "int64",
+    "training_loss": "float64",
+    "validation_loss": "float64",
+}
+PLAN_COLUMNS = {
+    "system": "str",
+    "encoders": "str",
+    "fold": "str",
+    "seed": "int64",
+    "source": "str",
+    "target": "str",
+    "source_file": "str",
+    "target_file": "str",
+    "source_label": "str",
+    "target_label": "str",
+    "mass": "float32",
+}
+
+
+def clips(dataset: EmbeddingDataset, paths: Mapping[str, Path]) -> pd.DataFrame:
+    """Return what is known of each clip, one row per clip in the dataset's order.
+
+    Parameters
+    ----------
+    dataset : EmbeddingDataset
+    paths : mapping of str to Path
+        File to where it lies; they are made absolute.
+
+    Returns
+    -------
+    DataFrame
+        `CLIP_COLUMNS`, then the corpus's facts as float64 (numbers, NaN where missing) or text
+        (None where missing).
+    """
+    speakers = dataset.speakers
+    known = range(len(dataset))
+    table: dict[str, Any] = {
+        "clip": list(dataset.digests),
+        "file": list(dataset.files),
+        "path": [str(paths[file].absolute()) for file in dataset.files],
+        "label": dataset.y.tolist(),
+        "speaker": [None if speakers is None else _text(speakers[row]) for row in known],
+        "seconds": np.full(len(dataset), np.nan) if dataset.seconds is None else dataset.seconds,
+    }
+    for name, values in dataset.columns.items():
+        table[f"fact_{name}" if name in CLIP_COLUMNS else name] = _fact(values.tolist())
+    return pd.DataFrame(table)
+
+
+def _fact(values: Sequence[Any]) -> Any:
+    """Return a column of numbers where all values are numbers, else of text."""
+    if all(value is None or isinstance(value, (int, float)) for value in values):
+        return np.array([np.nan if value is None else value for value in values], dtype=float)
+    return [_text(value) for value in values]
+
+
+def record(
+    dataset: EmbeddingDataset,
+    runs: Sequence[SystemRun],
+    ledger: Ledger[Job, Outcome],
+    searches: Ledger[Search, Choice] | None,
+    systems: Any,
+) -> Predictions:
+    """Return the record, ordered by run, rule, seed, fold and clip.
+
+    Its ``tables`` are "curves" and "plans".
+    """
+    tables: list[pd.DataFrame] = []
+    entries: list[SystemEntry] = []
+    notes: list[SystemNote] = []
+    done = [run for run in runs if run not in ledger.failed]
+    for run in done:
+        spec, finished = systems.get_system(run.name), ledger.of(run)
+        said = Counter(text for _, outcome in finished for text in outcome.notes)
+        notes += [SystemNote(run.name, run.encoders, text, n) for text, n in said.items()]
+        for rule in spec.rules:
+            seconds = sum(outcome.seconds[rule] for _, outcome in finished)
+            entry = SystemEntry(spec.reported_as(rule), run.encoders, seconds)
+            entries.append(entry)
+            tables += [
+                _rows(dataset, entry, job, outcome.probabilities[rule]) for job, outcome in finished
+            ]
+    trained = [pair for run in done for pair in ledger.of(run)]
+    return Predictions(
+        frame=pd.concat(tables, ignore_index=True),
+        labels=dataset.labels,
+        entries=tuple(entries),
+        failures=tuple(ledger.failed[run] for run in runs if run in ledger.failed),
+        notes=tuple(notes),
+        tunings=tuple(
+            choice.tuning for run in done if searches is not None for _, choice in searches.of(run)
+        ),
+        tables={
+            "curves": _joined(_curves(trained), CURVE_COLUMNS),
+            "plans": _joined(_plans(dataset, trained), PLAN_COLUMNS),
+        },
+    )
+
+
+def _rows(
+    dataset: EmbeddingDataset, entry: SystemEntry, job: Job, probabilities: np.ndarray
+) -> pd.DataFrame:
+    test = np.sort(job.fold.test).tolist()
+    speakers = dataset.speakers
+    best = probabilities.argmax(axis=1).tolist()
+    columns: dict[str, Any] = {
+        "clip": [dataset.digests[row] for row in test],
+        "file": [dataset.files[row] for row in test],
+        "speaker": [None if speakers is None else _text(speakers[row]) for row in test],
+        "label": [str(dataset.y[row]) for row in test],
+        "system": entry.name,
+        "encoders": entry.joined,
+        "seed": job.seed,
+        "fold": job.fold.name,
+        "predicted": [dataset.labels[place] for place in best],
+    }
+    columns |= {f"p_{label}": probabilities[:, i] for i, label in enumerate(dataset.labels)}
+    return pd.DataFrame(columns)
+
+
+def _place(job: Job) -> dict[str, Any]:
+    run = job.run
+    encoders = "+".join(run.encoders)
+    return {"system": run.name, "encoders": encoders, "seed": job.seed, "fold": job.fold.name}
+
+
+def _curves(trained: Sequence[tuple[Job, Outcome]]) -> Iterator[pd.DataFrame]:
+    for job, outcome in trained:
+        if outcome.curve is None:
+            continue
+        losses = np.array(outcome.curve.training)
+        held = np.full(len(losses), np.nan)
+        held[: len(outcome.curve.validation)] = outcome.curve.validation
+        epochs = np.arange(len(losses))
+        columns = {"epoch": epochs, "training_loss": losses, "validation_loss": held}
+        yield pd.DataFrame(_place(job) | columns)
+
+
+def _plans(
+    dataset: EmbeddingDataset, trained: Sequence[tuple[Job, Outcome]]
+) -> Iterator[pd.DataFrame]:
+    for job, outcome in trained:
+        if outcome.examples is not None:
+            yield from _example(dataset, job, outcome.examples)
+
+
+def _example(dataset: EmbeddingDataset, job: Job, examples: ExamplePlans) -> Iterator[pd.DataFrame]:
+    rows = examples.rows
+    files = np.array(dataset.files, dtype=object)[rows]
+    labels = dataset.y[rows].astype(object)
+    for (source, target), plan in examples.plans.items():
+        columns = {
+            "source": source,
+            "target": target,
+            "source_file": np.repeat(files, len(rows)),
+            "target_file": np.tile(files, len(rows)),
+            "source_label": np.repeat(labels, len(rows)),
+            "target_label": np.tile(labels, len(rows)),
+            "mass": plan.ravel(),
+        }
+        yield pd.DataFrame(_place(job) | columns)
+
+
+def _joined(parts: Iterator[pd.DataFrame], kinds: Mapping[str, str]) -> pd.DataFrame:
+    """Return one table with these columns, of these types even where it is empty."""
+    found = list(parts)
+    if not found:
+        columns = {
+            name: pd.Series(dtype=object if kind == "str" else kind) for name, kind in kinds.items()
+        }
+        return pd.DataFrame(columns)
+    return pd.concat(found, ignore_index=True)[list(kinds)]
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)
