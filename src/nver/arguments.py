@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
+from nver.protocols import PROTOCOLS
 from nver.registry import nearest
 
 TRIALS = 16
@@ -144,6 +145,8 @@ def _evaluate_command(commands: Any) -> None:
         description="Encode a corpus, cross-validate every encoder alone, baselines and fusions, "
         "and write predictions.parquet, scores.json, run.json, failures.csv and report.html. "
         "Finished trainings are kept in RUN: the same command goes on where it was stopped.",
+        epilog="The protocols, and what their scores do not say. "
+        + " ".join(f"{protocol.name}: {protocol.warning}" for protocol in PROTOCOLS.values()),
     )
     _corpus_argument(evaluate)
     _encoder_options(evaluate)
@@ -186,9 +189,9 @@ def _evaluate_command(commands: Any) -> None:
 def _fold_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--folds",
-        metavar="speaker|random|loso|column:NAME",
-        help="speaker-independent (default where speakers are known), random (the paper's), "
-        "leave one speaker out, or the manifest's own fold column",
+        metavar="|".join(PROTOCOLS),
+        help="; ".join(f"{p.name}: {p.summary}" for p in PROTOCOLS.values())
+        + ". Default: speaker where speakers are known, else random",
     )
     parser.add_argument(
         "-k", type=_positive, default=5, metavar="K", help="number of folds (default 5)"

@@ -93,8 +93,8 @@ class Settings:
     root, subset, label_column
         Passed to `load_corpus`.
     folds : str or None
-        "speaker", "random", "loso" or "column:NAME"; None means "random" where no speaker is known
-        and "speaker" elsewhere.
+        A name of `nver.protocols.PROTOCOLS`; None means "random" where no speaker is known and
+        "speaker" elsewhere.
     k : int
         Number of folds, from 2.
     seeds : int

@@ -67,6 +67,8 @@ class EmbeddingDataset:
         The corpus's other facts; None where a clip lacks one.
     name : str
         Of the corpus.
+    published_split : str
+        The column of `columns` with the split published with the corpus; "" where there is none.
 
     Raises
     ------
@@ -86,6 +88,7 @@ class EmbeddingDataset:
     seconds: Float64[np.ndarray, "clips"] | None = None
     columns: Mapping[str, np.ndarray] = field(default_factory=dict)
     name: str = ""
+    published_split: str = ""
 
     def __post_init__(self) -> None:
         """Check that everything is aligned, and make it read-only."""
@@ -148,6 +151,7 @@ class EmbeddingDataset:
             seconds=np.array([extraction.facts[clip.file].seconds for clip in clips], dtype=float),
             columns={name: _objects([clip.facts.get(name) for clip in clips]) for name in names},
             name=corpus.name,
+            published_split=corpus.card.published_split,
         )
 
     def view(self, name: str) -> Embeddings:
@@ -199,6 +203,7 @@ class EmbeddingDataset:
             seconds=None if self.seconds is None else self.seconds[rows],
             columns={name: values[rows] for name, values in self.columns.items()},
             name=self.name,
+            published_split=self.published_split,
         )
 
     def _problems(self) -> Iterator[str]:

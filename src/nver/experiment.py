@@ -30,12 +30,14 @@ from nver.encoders import Encoder
 from nver.errors import SettingsError
 from nver.extraction import Extraction, Failure, extract
 from nver.progress import Progress
+from nver.protocols import COLUMN, PUBLISHED
 from nver.registry import unknown
 from nver.store import EmbeddingStore
 
 if TYPE_CHECKING:
     from nver.cross_validation import SystemRun
     from nver.dataset import EmbeddingDataset
+    from nver.identity import IdentityBaseline
     from nver.leakage import LeakageReport
     from nver.splits import Fold
 
@@ -141,11 +143,12 @@ def embed(
 
 @dataclass(frozen=True)
 class Split:
-    """The folds of a run, and what the leakage check found."""
+    """The folds of a run, what the leakage check found, and what codes without sound reach."""
 
     protocol: str
     folds: tuple[Fold, ...]
     leakage: LeakageReport
+    identity: IdentityBaseline
 
 
 def split(dataset: EmbeddingDataset, settings: Settings) -> Split:
@@ -158,11 +161,12 @@ def split(dataset: EmbeddingDataset, settings: Settings) -> Split:
     LeakageError
         If audio, or in a speaker-independent protocol a speaker, stands on both sides of a fold.
     """
+    from nver.identity import identity_baseline
     from nver.leakage import check_leakage
     from nver.splits import make_folds
 
     protocol = settings.folds or ("random" if dataset.speakers is None else "speaker")
-    column = _fold_column(dataset, protocol) if protocol.startswith("column:") else None
+    column = _fold_column(dataset, protocol)
     folds = make_folds(
         protocol,
         dataset.y,
@@ -181,11 +185,17 @@ def split(dataset: EmbeddingDataset, settings: Settings) -> Split:
         dataset.seconds,
     )
     leakage.raise_if_leaking(protocol, allow_leak=settings.allow_leak)
-    return Split(protocol, folds, leakage)
+    identity = identity_baseline(folds, dataset.y, dataset.speakers, dataset.columns)
+    return Split(protocol, folds, leakage, identity)
 
 
-def _fold_column(dataset: EmbeddingDataset, protocol: str) -> np.ndarray:
-    name = protocol.removeprefix("column:")
+def _fold_column(dataset: EmbeddingDataset, protocol: str) -> np.ndarray | None:
+    """Return the column that a protocol makes its folds of; None where there is none."""
+    if protocol == PUBLISHED:
+        return dataset.columns.get(dataset.published_split)
+    if not protocol.startswith(COLUMN):
+        return None
+    name = protocol.removeprefix(COLUMN)
     if name not in dataset.columns:
         raise unknown("column", name, dataset.columns)
     return dataset.columns[name]
@@ -344,6 +354,7 @@ def _origin(settings: Settings, encoding: Encoding, division: Split) -> dict[str
             for spec in SYSTEMS.values()
         ],
         "leakage": division.leakage.to_dict(),
+        "identity": division.identity.to_dict(),
         "extraction": {
             "encoded": done.encoded,
             "reused": done.reused,
@@ -356,6 +367,8 @@ def _origin(settings: Settings, encoding: Encoding, division: Split) -> dict[str
 def _warnings(encoding: Encoding, division: Split, told: dict[str, Any]) -> tuple[str, ...]:
     """Return what a reader of the scores must know, a sentence each."""
     found = [encoding.corpus.card.warning, *encoding.corpus.notes, *division.leakage.sentences()]
+    if division.identity.alarm:
+        found.append(division.identity.sentence())
     found += [failure["sentence"] for failure in told["failures"]]
     found += told["notes"]
     return tuple(dict.fromkeys(sentence for sentence in found if sentence))

@@ -1,11 +1,12 @@
 """Folds: which clips a model learns from and which it is judged on, and whether the two leak.
 
-Four protocols:
+The protocols are those of `nver.protocols`, each with its warning:
 
 - ``speaker``: k folds that share no speaker, each with about the corpus's share of every class
   (scikit-learn's StratifiedGroupKFold); the default wherever speakers are known;
 - ``loso``: leave one speaker out, one fold per speaker; for corpora of few speakers;
-- ``column:NAME``: a corpus's published split, one fold per value of that column;
+- ``published``: the corpus's own split, where its card or manifest names one;
+- ``column:NAME``: one fold per value of that column;
 - ``random``: stratified over clips, as most of the field reports. The same people stand on both
   sides, so it measures how well known people are recognised.
 
@@ -24,11 +25,10 @@ import numpy as np
 from jaxtyping import Int
 
 from nver.errors import SplitError
+from nver.protocols import COLUMN, PROTOCOLS, PUBLISHED, protocol_of
 from nver.registry import unknown
 
 _PARTS = frozenset({"train", "training", "dev", "devel", "valid", "validation", "val", "test"})
-
-PROTOCOLS = ("speaker", "random", "loso", "column:NAME")
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +79,7 @@ def make_folds(
     Parameters
     ----------
     protocol : str
-        "speaker", "random", "loso" or "column:NAME".
+        A name of `nver.protocols.PROTOCOLS`.
     labels : array of str [clips]
         Class of each clip, at least two classes.
     speakers : array [clips] or None
@@ -89,7 +89,7 @@ def make_folds(
     seed : int
         Of the shuffling in "speaker" and "random"; the same seed gives the same folds.
     column : array [clips] or None
-        The values of the column for "column:NAME".
+        The values of the column for "column:NAME", or of the published split for "published".
     digests : sequence of str [clips], optional
         Content of each clip's audio. Under "random" clips of the same content stay on one side,
         wherever every class has at least k different contents.
@@ -106,11 +106,10 @@ def make_folds(
             f"Expected clips of at least two classes, got {len(labels)} clips of "
             f"{len(np.unique(labels))}."
         )
-    kind, _, name = protocol.partition(":")
-    if kind == "column" and name:
-        return _column_folds(name, column)
-    if protocol not in ("speaker", "random", "loso"):
+    if protocol_of(protocol) is None:
         raise unknown("fold protocol", protocol, PROTOCOLS)
+    if protocol.startswith(COLUMN) or protocol == PUBLISHED:
+        return _column_folds(protocol, column)
     if protocol == "loso":
         return _folds_of(_loso_parts(_known(speakers, protocol)))
     if k < 2:
@@ -230,30 +229,38 @@ def _grouped_parts(
         yield str(index), test
 
 
-def _column_folds(name: str, column: np.ndarray | None) -> tuple[Fold, ...]:
+def _column_folds(protocol: str, column: np.ndarray | None) -> tuple[Fold, ...]:
+    if column is None and protocol == PUBLISHED:
+        raise SplitError(
+            "--folds published: no split was published with this corpus, or none that its reader "
+            "knows. Use --folds speaker, or loso where speakers are few."
+        )
     if column is None:
-        raise SplitError(f"--folds column:{name}: the corpus has no column '{name}'.")
+        raise SplitError(
+            f"--folds {protocol}: the corpus has no column '{protocol.removeprefix(COLUMN)}'."
+        )
     lost = sum(_empty(value) for value in column)
     if lost:
         raise SplitError(
-            f"--folds column:{name} needs a value for every clip, but {lost} of {len(column)} "
+            f"--folds {protocol} needs a value for every clip, but {lost} of {len(column)} "
             "clips have none. Complete the column, or remove these clips."
         )
     text = np.array([_text(value) for value in column], dtype=object)
     values = sorted(set(text), key=_natural)
     if len(values) > 1 and {value.strip().lower() for value in values} <= _PARTS:
         raise SplitError(
-            f"--folds column:{name} tests on each value of the column in turn, but "
+            f"--folds {protocol} tests on each value of the column in turn, but "
             f"{', '.join(values)} are the parts of one division. Number the folds in the column "
             "(0, 1, 2, ...), or use --folds speaker or random."
         )
     if len(values) < 2:
         raise SplitError(
-            f"--folds column:{name} needs at least two values, and every clip has '{values[0]}'."
+            f"--folds {protocol} needs at least two values, and every clip has '{values[0]}'."
         )
     if len(values) > max(10, len(text) // 2):
         raise SplitError(
-            f"Column '{name}' has {len(values)} values for {len(text)} clips: it is no fold column."
+            f"Column '{protocol.removeprefix(COLUMN)}' has {len(values)} values for {len(text)} "
+            "clips: it is no fold column."
         )
     return _folds_of((value, np.flatnonzero(text == value)) for value in values)
 

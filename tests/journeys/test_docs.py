@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import nver
+from nver.protocols import PROTOCOLS
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
@@ -42,3 +43,9 @@ def test_from_python(tmp_path, monkeypatch) -> None:
 def test_every_page_is_in_the_contents(page: str) -> None:
     contents = (DOCS / "index.md").read_text(encoding="utf-8")
     assert page == "index.md" or f"\n{page.removesuffix('.md')}\n" in contents
+
+
+def test_every_protocol_stands_in_the_docs_with_its_warning() -> None:
+    page = (DOCS / "protocol.md").read_text(encoding="utf-8")
+    for protocol in PROTOCOLS.values():
+        assert f"| `{protocol.name}` | {protocol.summary} | {protocol.warning} |" in page

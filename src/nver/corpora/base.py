@@ -94,6 +94,9 @@ class CorpusCard:
         The paths that are expected under the root.
     folder : str
         Its folder under NVER_HOME/corpora; "" for the corpus's name.
+    published_split : str
+        The fact that holds the fold of each clip in the split that was published with the corpus;
+        "" where its makers published none, or none that is known.
     """
 
     name: str
@@ -112,6 +115,7 @@ class CorpusCard:
     subsets: tuple[str, ...] = ("all",)
     layout: str = ""
     folder: str = ""
+    published_split: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the card as plain JSON values."""

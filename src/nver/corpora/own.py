@@ -10,6 +10,10 @@ from nver.corpora.base import Clip, CorpusCard
 _TERMS = ("licence", "license", "copying", "source", "readme")
 
 
+SPLIT = "fold"
+"""The column of a manifest that counts as the split published with it."""
+
+
 def own_card(name: str, folder: Path, clips: Sequence[Clip], labels: tuple[str, ...]) -> CorpusCard:
     """Return a card with the counts of `clips`; the licence points at the papers in `folder`."""
     speakers = {clip.speaker for clip in clips} - {None}
@@ -28,4 +32,5 @@ def own_card(name: str, folder: Path, clips: Sequence[Clip], labels: tuple[str, 
         speakers=len(speakers) if speakers else None,
         labels=labels,
         rate=None,
+        published_split=SPLIT if any(SPLIT in clip.facts for clip in clips) else "",
     )

@@ -91,6 +91,7 @@ def _protocol(record: RunRecord) -> Statement:
         "speaker": f"{folds}, divided by speaker",
         "loso": f"{folds}, one for each speaker",
         "random": f"{folds}, divided at random",
+        "published": f"{folds}, as published with the corpus",
     }.get(protocol, f"{folds}, as the corpus's column '{protocol.removeprefix('column:')}' says")
     divided = record.divided_speakers()
     if divided == 0:
