@@ -1,0 +1,287 @@
+"""The calibration of every system of a record: the section ``calibration`` of scores.json.
+
+All numbers are of the test clips, all folds and seeds together: the reliability diagram and its
+ECE have the same rows. What is fitted, a temperature for each fold, a threshold of prediction sets
+for each fold and seed, is fitted on *inner* predictions: those of the clips of the fold's training
+part, each made by a model that was trained on other speakers of the training part. Those models saw
+fewer clips than the one that is judged, and test speakers are none of the inner ones, so the
+promise of the sets is approximate; how often they hold the true class is therefore measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float64, Int64
+
+from nver.calibration import (
+    Temperature,
+    adaptive_ece,
+    brier,
+    checked,
+    classwise_ece,
+    fit_temperature,
+    log_loss,
+    reliability,
+    risk_coverage,
+)
+from nver.conformal import least_calibration, method, prediction_sets
+from nver.errors import EvaluationError, MissingExtraError
+from nver.predictions import Predictions, SystemEntry
+from nver.significance import Unit, ratio_bootstrap
+
+ERROR_RATE = 0.1
+"""Of prediction sets, where none was chosen."""
+
+NO_INNER = (
+    "This needs predictions of each fold's training clips by models that did not see them: run "
+    "nver evaluate with --calibrate."
+)
+INNER_COLUMNS = ("label", "fold", "seed")
+"""What is needed of inner predictions, beside system, encoders and probabilities."""
+
+CAUTION = (
+    "the thresholds come from models trained on fewer clips and other speakers, so the promised "
+    "rate is approximate"
+)
+
+
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """Predictions of one system: every clip once per seed."""
+
+    probabilities: Float64[np.ndarray, "rows classes"]
+    truth: Int64[np.ndarray, "rows"]
+    fold: np.ndarray  # text [rows]
+    seed: np.ndarray  # integers [rows]
+    cluster: Int64[np.ndarray, "rows"]
+
+    @classmethod
+    def of(cls, frame: pd.DataFrame, labels: tuple[str, ...]) -> _Rows:
+        """Return the rows of a frame; EvaluationError if they hold no probabilities or labels."""
+        truth = pd.Index(labels).get_indexer(pd.Index(frame["label"])).astype(np.int64)
+        if (truth < 0).any():
+            odd = frame["label"].iloc[int(np.flatnonzero(truth < 0)[0])]
+            raise EvaluationError(
+                f"The predictions hold the label '{odd}', which is none of: {', '.join(labels)}."
+            )
+        columns = [f"p_{label}" for label in labels]
+        return cls(
+            probabilities=checked(frame[columns].to_numpy(dtype=np.float64), truth),
+            truth=truth,
+            fold=frame["fold"].to_numpy(dtype=object),
+            seed=frame["seed"].to_numpy(dtype=np.int64),
+            cluster=_clusters(frame),
+        )
+
+    def repeats(self) -> int:
+        """Return how many seeds there are."""
+        return len(np.unique(self.seed))
+
+    def mean(self, each: np.ndarray, unit: Unit) -> dict[str, Any]:
+        """Return the mean of one number per row, with its interval over speakers."""
+        sums = np.bincount(self.cluster, weights=each)
+        return ratio_bootstrap(sums, np.bincount(self.cluster), unit=unit).to_dict()
+
+    def parts(self, *, by_seed: bool) -> Iterator[tuple[tuple[Any, ...], np.ndarray]]:
+        """Yield (fold,), or (fold, seed), and the places of its rows."""
+        keys = [self.fold, self.seed] if by_seed else [self.fold]
+        for key, places in pd.Series(range(len(self.fold))).groupby(keys).indices.items():
+            yield (key if isinstance(key, tuple) else (key,)), np.asarray(places)
+
+
+def _clusters(frame: pd.DataFrame) -> Int64[np.ndarray, "rows"]:
+    """Return a number for each speaker; a clip without one is a cluster of its own."""
+    if "speaker" not in frame:
+        return np.zeros(len(frame), dtype=np.int64)
+    speaker, names = pd.factorize(frame["speaker"])
+    file, _ = pd.factorize(frame["file"])
+    whose = np.where(speaker >= 0, speaker, len(names) + file)
+    return np.unique(whose, return_inverse=True)[1].astype(np.int64)
+
+
+def calibration(
+    predictions: Predictions,
+    inner: pd.DataFrame | Path | None = None,
+    *,
+    alpha: float = ERROR_RATE,
+) -> list[dict[str, Any]]:
+    """Return how far each system's probabilities may be believed.
+
+    Parameters
+    ----------
+    predictions : Predictions
+        The record.
+    inner : DataFrame, Path or None
+        Inner predictions, in the record's columns (clip, file and speaker may be missing), their
+        ``fold`` being the outer one; as a frame, or as a Parquet file that is read system by
+        system.
+    alpha : float
+        The error rate of prediction sets, in (0, 1).
+
+    Returns
+    -------
+    list of dict
+        One per system, plain JSON values: ``name``, ``encoders``, ``raw`` (``ece`` in [0, 1],
+        ``brier`` in [0, 2], ``log_loss`` in nats, the bins of the ``reliability`` diagram, ...),
+        ``coverage`` (accuracy on the surest shares of clips), ``aurc``; ``scaled``, the content of
+        ``raw`` after temperature scaling, and ``conformal``; each of the last two is None, with
+        ``scaled_reason`` or ``conformal_reason``, where it cannot be had. A system whose
+        probabilities are none has a ``reason`` instead of numbers.
+
+    Raises
+    ------
+    SettingsError
+        If `alpha` is not between 0 and 1.
+    """
+    least_calibration(alpha)
+    frame = predictions.frame
+    places = frame.groupby(["system", "encoders"], sort=False).indices
+    task = _Task(predictions.labels, predictions.unit(), alpha)
+    return [
+        {"name": entry.name, "encoders": list(entry.encoders)}
+        | _section(frame.iloc[places[(entry.name, entry.joined)]], inner, entry, task)
+        for entry in predictions.entries
+    ]
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What is the same for all systems."""
+
+    labels: tuple[str, ...]
+    unit: Unit
+    alpha: float
+
+
+def _section(
+    frame: pd.DataFrame, inner: pd.DataFrame | Path | None, entry: SystemEntry, task: _Task
+) -> dict[str, Any]:
+    try:
+        tested = _Rows.of(frame, task.labels)
+    except EvaluationError as error:
+        nothing = dict.fromkeys(("raw", "aurc", "scaled", "conformal"))
+        return nothing | {"coverage": [], "reason": str(error)}
+    curve = risk_coverage(tested.probabilities, tested.truth)
+    table = {
+        "raw": _scores(tested, tested.probabilities, task.unit),
+        "coverage": curve.to_list(),
+        "aurc": curve.aurc,
+    }
+    try:
+        known = _Rows.of(_inner_frame(inner, entry), task.labels)
+    except EvaluationError as error:
+        return table | _without("scaled", error) | _without("conformal", error)
+    for name, part in (("scaled", _scaled), ("conformal", _conformal)):
+        try:
+            table[name] = part(tested, known, task)
+        except (EvaluationError, MissingExtraError) as error:
+            table |= _without(name, error)
+    return table
+
+
+def _without(name: str, error: Exception) -> dict[str, Any]:
+    return {name: None, f"{name}_reason": str(error)}
+
+
+def _inner_frame(inner: pd.DataFrame | Path | None, entry: SystemEntry) -> pd.DataFrame:
+    if inner is None:
+        raise EvaluationError(NO_INNER)
+    if isinstance(inner, Path):
+        import pyarrow.parquet as pq
+
+        # Row groups of other systems are skipped, so a record larger than the memory can be read.
+        mine = [("system", "==", entry.name), ("encoders", "==", entry.joined)]
+        names = pq.read_schema(inner).names
+        wanted = [name for name in names if name in INNER_COLUMNS or name.startswith("p_")]
+        frame: pd.DataFrame = pq.read_table(inner, columns=wanted, filters=mine).to_pandas()
+    else:
+        frame = inner[(inner["system"] == entry.name) & (inner["encoders"] == entry.joined)]
+    if frame.empty:
+        raise EvaluationError(
+            f"There are no inner predictions of the system '{entry.name}' on {entry.joined}."
+        )
+    return frame
+
+
+def _scores(rows: _Rows, probabilities: np.ndarray, unit: Unit) -> dict[str, Any]:
+    diagram = reliability(probabilities, rows.truth)
+    losses = {
+        "brier": brier(probabilities, rows.truth),
+        "log_loss": log_loss(probabilities, rows.truth),
+    }
+    return {
+        "ece": diagram.ece,
+        "ece_by_chance": diagram.by_chance(rows.repeats()),
+        "adaptive_ece": adaptive_ece(probabilities, rows.truth),
+        "classwise_ece": classwise_ece(probabilities, rows.truth),
+        **{name: float(each.mean()) for name, each in losses.items()},
+        "intervals": {name: rows.mean(each, unit) for name, each in losses.items()},
+        "reliability": diagram.to_list(),
+    }
+
+
+def _scaled(tested: _Rows, known: _Rows, task: _Task) -> dict[str, Any]:
+    """Return the scores after temperature scaling, one temperature per fold for all its seeds."""
+    probabilities = np.empty_like(tested.probabilities)
+    inner = dict(known.parts(by_seed=False))
+    temperatures: dict[str, Temperature] = {}
+    for key, places in tested.parts(by_seed=False):
+        (fold,) = key
+        mine = _matching(inner, key)
+        fitted = fit_temperature(known.probabilities[mine], known.truth[mine])
+        temperatures[str(fold)] = fitted
+        probabilities[places] = fitted(tested.probabilities[places])
+    values = {fold: fitted.value for fold, fitted in temperatures.items()}
+    return _scores(tested, probabilities, task.unit) | {
+        "temperature": float(np.mean(list(values.values()))),
+        "temperatures": values,
+        "at_limit": [fold for fold, fitted in temperatures.items() if fitted.at_limit],
+    }
+
+
+def _conformal(tested: _Rows, known: _Rows, task: _Task) -> dict[str, Any]:
+    """Return how large the sets are, and how often they hold the true class."""
+    sets = np.zeros(tested.probabilities.shape, dtype=bool)
+    inner = dict(known.parts(by_seed=True))
+    used = method()
+    for key, places in tested.parts(by_seed=True):
+        mine = _matching(inner, key)
+        sets[places] = prediction_sets(
+            known.probabilities[mine],
+            known.truth[mine],
+            tested.probabilities[places],
+            task.alpha,
+        )
+    covered = sets[np.arange(len(sets)), tested.truth]
+    sizes = sets.sum(axis=1)
+    single = sizes == 1
+    by_class = {
+        label: float(covered[tested.truth == index].mean()) if index in tested.truth else None
+        for index, label in enumerate(task.labels)
+    }
+    return {
+        "alpha": task.alpha,
+        "coverage": float(covered.mean()),
+        "interval": tested.mean(covered.astype(np.float64), task.unit),
+        "coverage_by_class": by_class,
+        "mean_size": float(sizes.mean()),
+        "empty": float((sizes == 0).mean()),
+        "singletons": float(single.mean()),
+        "singleton_accuracy": float(covered[single].mean()) if single.any() else None,
+        "size_counts": np.bincount(sizes, minlength=len(task.labels) + 1).tolist(),
+        "method": used,
+        "caution": CAUTION,
+    }
+
+
+def _matching(inner: Mapping[tuple[Any, ...], np.ndarray], key: tuple[Any, ...]) -> np.ndarray:
+    if key not in inner:
+        where = f"fold '{key[0]}'" + "".join(f", seed {seed}" for seed in key[1:])
+        raise EvaluationError(f"There are no inner predictions of {where}.")
+    return inner[key]
