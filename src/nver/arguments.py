@@ -179,6 +179,12 @@ def _evaluate_command(commands: Any) -> None:
         f"training part, among N settings ({TRIALS} if N is left out); needs the extra 'tune'",
     )
     evaluate.add_argument(
+        "--calibrate",
+        action="store_true",
+        help="also predict the clips of each training part by inner folds, for temperature scaling "
+        "and conformal sets; takes three times as long",
+    )
+    evaluate.add_argument(
         "--jobs", type=_positive, metavar="N", help="processes (default: one per core)"
     )
     evaluate.add_argument(

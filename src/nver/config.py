@@ -110,6 +110,11 @@ class Settings:
     tune : int or None
         Settings to try for each network in each fold, inside its training part, from 2; None takes
         the networks as they are.
+    calibrate : bool
+        Also predict the clips of each fold's training part, by models of inner folds: temperature
+        and conformal thresholds are found on them.
+    perturb : tuple of str
+        Perturbations of the test clips, names from `nver.perturbation`.
     """
 
     corpus: str
@@ -126,6 +131,8 @@ class Settings:
     jobs: int | None = None
     batch_size: int = 32
     tune: int | None = None
+    calibrate: bool = False
+    perturb: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse what cannot run.
@@ -155,6 +162,7 @@ class Settings:
         return asdict(self) | {
             "encoders": [asdict(choice) for choice in self.choices],
             "systems": list(self.systems),
+            "perturb": list(self.perturb),
             "root": None if self.root is None else str(self.root),
         }
 

@@ -33,9 +33,12 @@ from nver.record import record
 from nver.schedule import AnyResult, AnyTask, Ledger, make_packs, plan, rough_cost
 from nver.splits import Fold
 from nver.trainings import SavedTrainings
-from nver.tuning import Choice, Search, check_tuning, search_pack
+from nver.tuning import Choice, Search, check_tuning, inner_folds, search_pack
 
-__all__ = ["Predictions", "SystemRun", "cross_validate", "scores"]
+__all__ = ["Predictions", "SystemRun", "calibration_folds", "cross_validate", "scores"]
+
+CALIBRATION_FOLDS = 3
+"""Of each training part; a model of two thirds of it is close to the one that is calibrated."""
 
 
 def cross_validate(  # noqa: PLR0913 - all but the first three are named
@@ -49,6 +52,8 @@ def cross_validate(  # noqa: PLR0913 - all but the first three are named
     systems: Systems | ModuleType = table_of_systems,
     saved: Path | None = None,
     tune: int | None = None,
+    inner: Mapping[str, Sequence[Fold]] | None = None,
+    perturbed: Mapping[str, np.ndarray] | None = None,
 ) -> Predictions:
     """Train every system on every fold, and predict the clips that were left out.
 
@@ -78,11 +83,17 @@ def cross_validate(  # noqa: PLR0913 - all but the first three are named
     tune : int or None
         Settings to try for each neural system in each fold, inside its training part
         (`nver.tuning`); None takes the systems as they are. Its progress counts "searches".
+    inner : mapping of str to sequence of Fold, optional
+        Name of a fold to folds of its training part (`calibration_folds`): they are trained and
+        predicted too, into ``tables["inner"]``.
+    perturbed : mapping of str to float32 [clips, dim], optional
+        Embeddings of perturbed clips, like the dataset's X, by what was done to them; NaN where a
+        clip has none. The test clips are predicted from them too, into ``tables["perturbed"]``.
 
     Returns
     -------
     Predictions
-        Systems that failed are in its ``failures`` only.
+        Systems that failed are in its ``failures`` only; ``tables`` as in `nver.record.record`.
 
     Raises
     ------
@@ -97,9 +108,7 @@ def cross_validate(  # noqa: PLR0913 - all but the first three are named
     _check(dataset, runs, folds, seeds, jobs)
     if tune is not None:
         check_tuning(tune)
-    data = Data(
-        dataset.X, dataset.y, dataset.speakers, dict(dataset.views), dataset.labels, dataset.digests
-    )
+    data = replace(_data(dataset), perturbed=dict(perturbed or {}))
     grid = _Grid(
         runs,
         tuple(folds),
@@ -109,6 +118,7 @@ def cross_validate(  # noqa: PLR0913 - all but the first three are named
         Finished(None if saved is None else SavedTrainings(saved), data, systems),
         jobs or _cores(),
         progress,
+        inner or {},
     )
     searches = None if tune is None else grid.search(tune)
     ledger = grid.train(searches)
@@ -116,6 +126,37 @@ def cross_validate(  # noqa: PLR0913 - all but the first three are named
         first = ledger.failed[runs[0]]
         raise EvaluationError(f"No system could be evaluated. {first.sentence()}")
     return record(dataset, runs, ledger, searches, systems)
+
+
+def calibration_folds(
+    dataset: EmbeddingDataset, folds: Sequence[Fold]
+) -> tuple[dict[str, tuple[Fold, ...]], tuple[str, ...]]:
+    """Divide the training part of every fold into three, so that its clips can be predicted too.
+
+    Whole speakers where they are known, two parts where there are too few of them.
+
+    Returns
+    -------
+    inner : dict of str to tuple of Fold
+        By name of the outer fold; one that cannot be divided is absent.
+    sentences : tuple of str
+        Which are absent, if any.
+    """
+    data = _data(dataset)
+    made = {fold.name: inner_folds(data, fold.train, CALIBRATION_FOLDS, True)[0] for fold in folds}
+    lacking = [f"'{name}'" for name, parts in made.items() if not parts]
+    if not lacking:
+        return made, ()
+    sentence = (
+        f"The training part of fold {', '.join(lacking)} cannot be divided by speaker so that "
+        "every class stands on both sides: its predictions are not calibrated."
+    )
+    return {name: parts for name, parts in made.items() if parts}, (sentence,)
+
+
+def _data(dataset: EmbeddingDataset) -> Data:
+    views = dict(dataset.views)
+    return Data(dataset.X, dataset.y, dataset.speakers, views, dataset.labels, dataset.digests)
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,6 +171,7 @@ class _Grid:
     finished: Finished
     processes: int
     progress: Progress | None
+    inner: Mapping[str, Sequence[Fold]]
 
     def search(self, trials: int) -> Ledger[Search, Choice]:
         """Choose settings for each fold of each system that has some to choose."""
@@ -150,7 +192,7 @@ class _Grid:
 
     def train(self, searches: Ledger[Search, Choice] | None) -> Ledger[Job, Outcome]:
         """Do the trainings, with the settings that the searches have chosen."""
-        planned = plan(self.data, self.runs, self.folds, self.seeds, self.systems)
+        planned = plan(self.data, self.runs, self.folds, self.seeds, self.systems, self.inner)
         failed: Mapping[SystemRun, SystemFailure] = {}
         if searches is not None:
             failed = searches.failed
@@ -160,7 +202,8 @@ class _Grid:
                 for search, choice in searches.of(run)
             }
             planned = [
-                replace(job, chosen=chosen.get((job.run, job.fold.name), {})) for job in planned
+                replace(job, chosen=chosen.get((job.run, job.outer or job.fold.name), {}))
+                for job in planned
             ]
         ledger: Ledger[Job, Outcome] = Ledger(
             "trainings", planned, failed, self.progress, self.processes

@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
@@ -35,6 +35,8 @@ from nver.registry import unknown
 from nver.store import EmbeddingStore
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from nver.cross_validation import SystemRun
     from nver.dataset import EmbeddingDataset
     from nver.identity import IdentityBaseline
@@ -259,7 +261,7 @@ def evaluate(settings: Settings, out: str | Path, progress: Progress | None = No
         Of the corpus, an encoder, the folds, a leak or a setting: in one sentence each, before
         anything is trained.
     """
-    from nver.cross_validation import cross_validate, scores
+    from nver.cross_validation import calibration_folds, cross_validate, scores
     from nver.maps import maps
     from nver.record import clips
     from nver.report import write_report
@@ -273,6 +275,8 @@ def evaluate(settings: Settings, out: str | Path, progress: Progress | None = No
     encoding = encode(settings, progress)
     dataset = gather(encoding)
     division = split(dataset, settings)
+    asked = division.folds if settings.calibrate else ()
+    inner, uncalibrated = calibration_folds(dataset, asked)
     predictions = cross_validate(
         dataset,
         plan(settings, tuple(dataset.views)),
@@ -282,10 +286,11 @@ def evaluate(settings: Settings, out: str | Path, progress: Progress | None = No
         progress=progress,
         saved=folder / TRAININGS,
         tune=settings.tune,
+        inner=inner,
     )
     told = scores(predictions, corpus=dataset.name, folds=division.protocol, k=len(division.folds))
     charts = maps(dataset, folder / TRAININGS, settings.jobs, progress)
-    warnings = _warnings(encoding, division, told)
+    warnings = _warnings(encoding, division, told) + uncalibrated
     origin = _origin(settings, encoding, division) | {
         "started": started.isoformat(timespec="seconds"),
         "seconds": round(time.monotonic() - clock, 1),
@@ -298,9 +303,7 @@ def evaluate(settings: Settings, out: str | Path, progress: Progress | None = No
     predictions.to_parquet(folder / "predictions.parquet")
     paths = {clip.file: clip.path for clip in encoding.corpus.clips}
     tables = {"projection": charts, "clips": clips(dataset, paths), **predictions.tables}
-    for name, table in tables.items():
-        with _whole(folder / f"{name}.parquet") as part:
-            table.to_parquet(part, index=False)
+    _write_tables(folder, tables)
     _write_json(folder / "scores.json", told)
     _write_json(folder / "run.json", origin)
     return Run(folder, write_report(folder), told, warnings, len(encoding.failures))
@@ -372,6 +375,15 @@ def _warnings(encoding: Encoding, division: Split, told: dict[str, Any]) -> tupl
     found += [failure["sentence"] for failure in told["failures"]]
     found += told["notes"]
     return tuple(dict.fromkeys(sentence for sentence in found if sentence))
+
+
+def _write_tables(folder: Path, tables: Mapping[str, pd.DataFrame]) -> None:
+    """Write the tables of this run, and remove those that an earlier one had and this has not."""
+    for name, table in tables.items():
+        with _whole(folder / f"{name}.parquet") as part:
+            table.to_parquet(part, index=False)
+    for name in {"inner", "perturbed"} - set(tables):
+        (folder / f"{name}.parquet").unlink(missing_ok=True)
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

@@ -33,7 +33,7 @@ class Finished:
         self._saved = saved
         self._data = data
         self._systems = systems
-        self._views: dict[str, str] = {}
+        self._views: dict[tuple[str, str | None], str] = {}
         self._clips = ""
 
     def outcome(self, job: Job) -> Outcome | None:
@@ -50,13 +50,21 @@ class Finished:
                 return None
             curve = _curve(found)
             examples = _examples(found, job.run.encoders)
+            perturbed = self._perturbed(found, job)
         except (KeyError, IndexError, TypeError, ValueError, AttributeError):
             return None
         shape = (len(job.fold.test), len(self._data.labels))
         if set(seconds) != set(job.rules) or any(one.shape != shape for one in given.values()):
             return None
         return Outcome(
-            job.number, given, seconds, notes, elapsed=elapsed, curve=curve, examples=examples
+            job.number,
+            given,
+            seconds,
+            notes,
+            elapsed=elapsed,
+            curve=curve,
+            examples=examples,
+            perturbed=perturbed,
         )
 
     def keep_outcome(self, job: Job, outcome: Outcome) -> None:
@@ -76,7 +84,9 @@ class Finished:
             "network": outcome.curve is not None,
             "asked": job.plans,
             "plans": [],
+            "perturbed": {name: self._of_perturbed(name, job.run) for name in outcome.perturbed},
         }
+        arrays |= {f"perturbed {name}": given for name, given in outcome.perturbed.items()}
         if outcome.curve is not None:
             losses = {"training": outcome.curve.training, "validation": outcome.curve.validation}
             arrays |= {f"loss {part}": np.array(values) for part, values in losses.items()}
@@ -87,6 +97,15 @@ class Finished:
                 facts["plans"].append([job.run.encoders.index(name) for name in pair])
                 arrays[f"plan {index}"] = plan
         self._saved.put(self._job_key(job), arrays, facts)
+
+    def _perturbed(self, found: Saved, job: Job) -> dict[str, np.ndarray]:
+        """Return the predictions of perturbed clips; KeyError if any is missing or outdated."""
+        known, given = found.facts["perturbed"], {}
+        for name in self._data.perturbed if job.outer is None else ():
+            if known[name] != self._of_perturbed(name, job.run):
+                raise KeyError(name)
+            given[name] = found.arrays[f"perturbed {name}"]
+        return given
 
     def choice(self, search: Search) -> Choice | None:
         """Return what a search that was done before has chosen."""
@@ -134,11 +153,16 @@ class Finished:
             self._clips = digest.key
         return self._clips
 
-    def _of_view(self, name: str) -> str:
+    def _of_view(self, name: str, perturbation: str | None = None) -> str:
         """Return the hash of an encoder's embeddings themselves; computed once."""
-        if name not in self._views:
-            self._views[name] = Digest().add(self._data.X[:, self._data.views[name]]).key
-        return self._views[name]
+        if (name, perturbation) not in self._views:
+            data = self._data
+            X = data.X if perturbation is None else data.perturbed[perturbation]
+            self._views[name, perturbation] = Digest().add(X[:, data.views[name]]).key
+        return self._views[name, perturbation]
+
+    def _of_perturbed(self, perturbation: str, run: SystemRun) -> list[str]:
+        return [self._of_view(name, perturbation) for name in run.encoders]
 
 
 def _curve(found: Saved) -> Curve | None:

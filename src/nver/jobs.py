@@ -52,7 +52,11 @@ class SystemRun:
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """What every job needs of the dataset; large arrays are mapped into the processes."""
+    """What every job needs of the dataset; large arrays are mapped into the processes.
+
+    `perturbed` has other embeddings of the same clips, by what was done to these: arrays like `X`
+    with NaN in the rows of clips that have none. They are predicted, and never learned from.
+    """
 
     X: np.ndarray
     y: np.ndarray
@@ -60,6 +64,7 @@ class Data:
     views: Mapping[str, slice]
     labels: tuple[str, ...]
     digests: tuple[str, ...] | None = None
+    perturbed: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +83,8 @@ class Job:
         Settings that take the place of the system's own.
     plans : bool
         Whether to return example transport plans, where the system has some.
+    outer : str or None
+        Name of the fold whose training part this one divides; None for a fold of the grid itself.
     """
 
     number: int
@@ -88,6 +95,7 @@ class Job:
     cost: float = 1.0
     chosen: Mapping[str, float] = field(default_factory=dict)
     plans: bool = False
+    outer: str | None = None
 
 
 @dataclass(frozen=True)
@@ -136,6 +144,8 @@ class Outcome:
         How a network's loss fell; None for what is no network.
     examples : ExamplePlans or None
         Where the job asks for them and the system couples clips.
+    perturbed : mapping of str to float32 [test clips, labels]
+        By perturbation, under the first rule; NaN where a clip has no such embedding.
     """
 
     number: int
@@ -146,6 +156,7 @@ class Outcome:
     elapsed: float = 0.0
     curve: Curve | None = None
     examples: ExamplePlans | None = None
+    perturbed: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,6 +193,7 @@ def _outcome(job: Job, data: Data, systems: Any, fitted: _Fitted | None) -> Outc
             fitted = fitted or _fit(job, data, systems)
             probabilities, seconds, elapsed = _predict(job, fitted, data, systems)
             curve, examples = _curve(fitted.model), _examples(job, fitted.model, data)
+            perturbed = _perturbed(job, fitted.model, data, systems)
         except Exception as error:  # noqa: BLE001 - whatever it is, the other systems go on
             failure = failure_of(job.run, job.fold.name, job.seed, error)
             return Outcome(job.number, {}, {}, (), failure)
@@ -194,6 +206,7 @@ def _outcome(job: Job, data: Data, systems: Any, fitted: _Fitted | None) -> Outc
         elapsed=elapsed,
         curve=curve,
         examples=examples,
+        perturbed=perturbed,
     )
 
 
@@ -213,6 +226,22 @@ def _examples(job: Job, model: Any, data: Data) -> ExamplePlans | None:
     plans = model.plans(_columns(data.X, rows, parts))
     masses = {pair: np.asarray(plan, dtype=np.float32) for pair, plan in plans.items()}
     return ExamplePlans(rows, masses) if masses else None
+
+
+def _perturbed(job: Job, model: Any, data: Data, systems: Any) -> dict[str, np.ndarray]:
+    """Return what the model makes of perturbed test clips, under a rule that judges each alone."""
+    if job.outer is not None:
+        return {}
+    test = np.sort(job.fold.test)
+    _, parts = _cut(data.views, job.run.encoders)
+    found = {}
+    for name, X in data.perturbed.items():
+        inputs = _columns(X, test, parts)
+        there = np.isfinite(inputs).all(axis=1)
+        found[name] = np.full((len(test), len(data.labels)), np.nan, dtype=np.float32)
+        if there.any():
+            found[name][there] = _asked(model, inputs[there], job.rules[0], data, systems)
+    return found
 
 
 def _said(caught: Sequence[warnings.WarningMessage]) -> Iterator[str]:
@@ -277,20 +306,24 @@ def _predict(
     """Return probabilities (test clips sorted) and seconds of each evaluation rule, and of all."""
     test = _shuffled(job)
     _, parts = _cut(data.views, job.run.encoders)
-    model = fitted.model
     probabilities, seconds, elapsed = {}, {}, fitted.seconds
     inputs = _columns(data.X, test, parts)
     for rule in job.rules:
         clock = time.perf_counter()
-        coupling = systems.COUPLINGS[rule]
-        asked = {} if coupling is None else {"coupling": coupling}
-        given = model.predict_proba(inputs, **asked)
-        aligned = _aligned(given, model.classes_.tolist(), data.labels, len(test))
+        aligned = _asked(fitted.model, inputs, rule, data, systems)
         probabilities[rule] = aligned[np.argsort(test)]
         spent = time.perf_counter() - clock
         seconds[rule] = fitted.seconds + spent
         elapsed += spent
     return probabilities, seconds, elapsed
+
+
+def _asked(model: Any, X: np.ndarray, rule: str, data: Data, systems: Any) -> np.ndarray:
+    """Return probabilities [clips, labels] under an evaluation rule."""
+    coupling = systems.COUPLINGS[rule]
+    asked = {} if coupling is None else {"coupling": coupling}
+    given = model.predict_proba(X, **asked)
+    return _aligned(given, model.classes_.tolist(), data.labels, len(X))
 
 
 def _shuffled(job: Job) -> np.ndarray:

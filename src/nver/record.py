@@ -1,13 +1,15 @@
 """The tables of a run, made of what its trainings returned, and of what the corpus says.
 
 Beside the predictions there are: ``clips``, what is known of each clip; ``curves``, how the loss of
-each network fell; ``plans``, which clips an example batch of each transporting system coupled.
+each network fell; ``plans``, which clips an example batch of each transporting system coupled;
+``inner``, predictions of the clips of each training part by models that did not see them, for
+calibration; ``perturbed``, what the same models make of perturbed test clips.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,26 +95,30 @@ def record(
 ) -> Predictions:
     """Return the record, ordered by run, rule, seed, fold and clip.
 
-    Its ``tables`` are "curves" and "plans".
+    Its ``tables`` are "curves" and "plans"; where they were asked for, "inner" with the predictions
+    of the training part of each fold, and "perturbed" with those of perturbed clips.
     """
-    tables: list[pd.DataFrame] = []
+    made: dict[str, list[pd.DataFrame]] = {"clean": [], "inner": [], "perturbed": []}
     entries: list[SystemEntry] = []
     notes: list[SystemNote] = []
     done = [run for run in runs if run not in ledger.failed]
     for run in done:
-        spec, finished = systems.get_system(run.name), ledger.of(run)
+        spec, finished = systems.get_system(run.name), _outer(ledger.of(run))
         said = Counter(text for _, outcome in finished for text in outcome.notes)
         notes += [SystemNote(run.name, run.encoders, text, n) for text, n in said.items()]
         for rule in spec.rules:
             seconds = sum(outcome.seconds[rule] for _, outcome in finished)
             entry = SystemEntry(spec.reported_as(rule), run.encoders, seconds)
             entries.append(entry)
-            tables += [
-                _rows(dataset, entry, job, outcome.probabilities[rule]) for job, outcome in finished
-            ]
-    trained = [pair for run in done for pair in ledger.of(run)]
+            for job, outcome in ledger.of(run):
+                part = "clean" if job.outer is None else "inner"
+                made[part].append(_rows(dataset, entry, job, outcome.probabilities[rule]))
+                if rule == spec.rules[0]:
+                    made["perturbed"] += _perturbed(dataset, entry, job, outcome)
+    trained = _outer(pair for run in done for pair in ledger.of(run))
+    asked = {name: made[name] for name in ("inner", "perturbed") if made[name]}
     return Predictions(
-        frame=pd.concat(tables, ignore_index=True),
+        frame=pd.concat(made["clean"], ignore_index=True),
         labels=dataset.labels,
         entries=tuple(entries),
         failures=tuple(ledger.failed[run] for run in runs if run in ledger.failed),
@@ -123,14 +129,43 @@ def record(
         tables={
             "curves": _joined(_curves(trained), CURVE_COLUMNS),
             "plans": _joined(_plans(dataset, trained), PLAN_COLUMNS),
+            **{name: pd.concat(parts, ignore_index=True) for name, parts in asked.items()},
         },
     )
+
+
+def _outer(pairs: Iterable[tuple[Job, Outcome]]) -> list[tuple[Job, Outcome]]:
+    """Return those of the grid itself, without those of inner folds."""
+    return [pair for pair in pairs if pair[0].outer is None]
 
 
 def _rows(
     dataset: EmbeddingDataset, entry: SystemEntry, job: Job, probabilities: np.ndarray
 ) -> pd.DataFrame:
     test = np.sort(job.fold.test).tolist()
+    return _predicted(dataset, entry, job, test, probabilities)
+
+
+def _perturbed(
+    dataset: EmbeddingDataset, entry: SystemEntry, job: Job, outcome: Outcome
+) -> Iterator[pd.DataFrame]:
+    """Yield the rows of each perturbation; those of clips that failed under it are missing."""
+    test = np.sort(job.fold.test)
+    for name, probabilities in outcome.perturbed.items():
+        there = np.isfinite(probabilities).all(axis=1)
+        if there.any():
+            rows = test[there].tolist()
+            part = _predicted(dataset, entry, job, rows, probabilities[there])
+            yield part.assign(perturbation=name)
+
+
+def _predicted(
+    dataset: EmbeddingDataset,
+    entry: SystemEntry,
+    job: Job,
+    test: Sequence[int],
+    probabilities: np.ndarray,
+) -> pd.DataFrame:
     speakers = dataset.speakers
     best = probabilities.argmax(axis=1).tolist()
     columns: dict[str, Any] = {
@@ -141,7 +176,7 @@ def _rows(
         "system": entry.name,
         "encoders": entry.joined,
         "seed": job.seed,
-        "fold": job.fold.name,
+        "fold": job.outer or job.fold.name,
         "predicted": [dataset.labels[place] for place in best],
     }
     columns |= {f"p_{label}": probabilities[:, i] for i, label in enumerate(dataset.labels)}

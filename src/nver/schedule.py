@@ -77,10 +77,12 @@ def plan(
     folds: Sequence[Fold],
     seeds: Sequence[int],
     systems: Any,
+    inner: Mapping[str, Sequence[Fold]] | None = None,
 ) -> list[Job]:
     """Return the jobs, numbered by run, seed and fold; linear systems get the first seed only.
 
     Where clips are coupled, so that there are two rules, the first job is asked for example plans.
+    `inner` has folds of the training part of each fold, by its name: they become jobs too.
     """
     jobs: list[Job] = []
     for run in runs:
@@ -90,6 +92,9 @@ def plan(
                 cost = rough_cost(spec, run, data, fold)
                 plans = len(spec.rules) > 1 and seed == seeds[0] and fold is folds[0]
                 jobs.append(Job(len(jobs), run, spec.rules, fold, seed, cost, plans=plans))
+                for part in (inner or {}).get(fold.name, ()):
+                    place = (len(jobs), run, spec.rules, part, seed)
+                    jobs.append(Job(*place, rough_cost(spec, run, data, part), outer=fold.name))
     return jobs
 
 

@@ -150,8 +150,20 @@ def tune(search: Search, data: Data, systems: Any) -> SystemTuning:
         )
 
 
-def inner_folds(data: Data, train: np.ndarray) -> tuple[tuple[Fold, ...], str]:
+def inner_folds(
+    data: Data, train: np.ndarray, most: int = INNER_FOLDS, strict: bool = False
+) -> tuple[tuple[Fold, ...], str]:
     """Divide the training part of a fold: whole speakers where they are known.
+
+    Parameters
+    ----------
+    data : Data
+    train : int [n]
+        The rows of the training part.
+    most : int
+        Folds, if there are enough speakers or clips of every class.
+    strict : bool
+        Whether known speakers are never divided; else the clips are, if there is no other way.
 
     Returns
     -------
@@ -166,10 +178,10 @@ def inner_folds(data: Data, train: np.ndarray) -> tuple[tuple[Fold, ...], str]:
         # A clip of an unknown speaker counts as a speaker of its own.
         listed = enumerate(data.speakers[train])
         names = np.array([f"none {i}" if who is None else f"name {who}" for i, who in listed])
-        ways.insert(0, ("speaker", names, "by speaker"))
+        ways = [("speaker", names, "by speaker"), *([] if strict else ways)]
     digests = None if data.digests is None else [data.digests[row] for row in train]
     for protocol, speakers, words in ways:
-        for k in range(INNER_FOLDS, 1, -1):
+        for k in range(most, 1, -1):
             try:
                 parts = make_folds(protocol, labels, speakers, k=k, digests=digests)
             except SplitError:

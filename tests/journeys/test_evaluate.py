@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -167,7 +168,12 @@ def test_tuned_settings_are_recorded_fold_by_fold(bursts, tmp_path) -> None:
     settings = nver.Settings(
         str(bursts), ("prosodic",), systems=("fcn", "lda"), folds="column:fold", jobs=1, tune=2
     )
-    run = nver.evaluate(settings, tmp_path / "run")
+    run = nver.evaluate(replace(settings, calibrate=True), tmp_path / "run")
+    inner = pd.read_parquet(tmp_path / "run" / "inner.parquet")
+    assert set(inner["system"]) == {"fcn", "lda"}
+    assert (inner["speaker"] != inner["fold"]).all()  # a fold is named after its test speaker
+    nver.evaluate(settings, tmp_path / "run")
+    assert not (tmp_path / "run" / "inner.parquet").exists()
     told = json.loads((run.folder / "run.json").read_text())
     assert told["settings"]["tune"] == 2
     places = [(entry["name"], *entry["encoders"], entry["fold"]) for entry in told["tuning"]]
