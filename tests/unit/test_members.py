@@ -17,9 +17,18 @@ from nver.errors import SettingsError
 from nver.estimators import EmotionClassifier, FusionClassifier, fit_many
 from nver.fusion import FUSIONS, FusionShape, build_fusion
 from nver.heads import Batch, build_head
-from nver.training import TrainingSettings, batches, pack_size, seeded, stack, train_members
+from nver.training import (
+    TrainingSettings,
+    batches,
+    loops,
+    pack_size,
+    randomness,
+    seeded,
+    stack,
+    train_members,
+)
 from nver.training.loop import _Pack
-from nver.training.optimiser import MemberAdamW
+from nver.training.optimiser import FlatAdamW, FusedAdamW
 from nver.training.randomness import Draws, order_generator
 
 CPU = torch.device("cpu")
@@ -127,7 +136,8 @@ def test_a_member_is_what_a_plain_loop_with_torchs_adamw_makes(fusion):
         for step, rows in enumerate(steps):
             done = (epoch + step / len(steps)) / settings.epochs
             optimiser.param_groups[0]["lr"] = 1e-3 * (1 + np.cos(np.pi * done)) / 2
-            draws.draw([len(rows)], X.shape[1])
+            draws.plan([[len(rows)]], X.shape[1])
+            draws.draw()
             inputs = X[rows].unsqueeze(0)
             draws.add_noise(inputs)
 
@@ -145,29 +155,36 @@ def test_a_member_is_what_a_plain_loop_with_torchs_adamw_makes(fusion):
         torch.testing.assert_close(mine, theirs, atol=1e-8, rtol=1e-6)
 
 
-def test_the_optimiser_is_torchs_for_every_member_and_leaves_passive_ones_alone():
+@pytest.mark.parametrize("kind", [FusedAdamW, FlatAdamW])
+def test_the_optimiser_is_torchs_for_every_member_and_leaves_passive_ones_alone(kind):
     generator = torch.Generator().manual_seed(0)
     start = torch.randn(3, 4, 5, generator=generator)
     stacked = start.clone().requires_grad_()
-    mine = MemberAdamW([stacked], weight_decay=0.5)
+    other = start[:, :2].clone().requires_grad_()
+    mine = kind([stacked, other], weight_decay=0.5)
     alone = [start[m].clone().requires_grad_() for m in range(3)]
     theirs = [torch.optim.AdamW([p], lr=1.0, weight_decay=0.5, foreach=False) for p in alone]
     plans = [(0.1, 0.1, 0.1), (0.1, None, 0.1), (0.2, 0.1, 0.05), (None, None, 0.1)]
+    mine.plan(plans)
     for rates in plans:
         gradient = torch.randn(3, 4, 5, generator=generator)
-        stacked.grad = gradient.clone()
-        mine.step(rates)
+        stacked.grad, other.grad = gradient.clone(), gradient[:, :2].clone()
+        mine.step()
+        assert stacked.grad is None
         for m, rate in enumerate(rates):
             if rate is not None:
                 theirs[m].param_groups[0]["lr"] = rate
                 alone[m].grad = gradient[m].clone()
                 theirs[m].step()
         torch.testing.assert_close(stacked.detach(), torch.stack(alone).detach())
+        torch.testing.assert_close(other.detach(), torch.stack(alone).detach()[:, :2])
     assert mine.counts == [3, 2, 4]
-    mine.keep([2, 0], [left := stacked.detach()[[2, 0]].clone().requires_grad_()])
+    left, less = (part.detach()[[2, 0]].clone().requires_grad_() for part in (stacked, other))
+    mine.keep([2, 0], [left, less])
     gradient = torch.randn(2, 4, 5, generator=generator)
     left.grad = gradient.clone()
-    mine.step([0.1, 0.1])
+    mine.plan([[0.1, 0.1]])
+    mine.step()
     for place, m in enumerate((2, 0)):
         theirs[m].param_groups[0]["lr"] = 0.1
         alone[m].grad = gradient[place].clone()
@@ -200,8 +217,9 @@ def test_what_a_member_draws_depends_on_its_seed_and_its_clips_alone():
     found = []
     for (counts, place), own in zip(shapes, seeds, strict=True):
         draws = Draws(layer, own, 0.5, CPU)
-        for _ in range(2):
-            draws.draw(counts, 30)
+        draws.plan([counts] * 2, 30)
+        draws.draw()
+        draws.draw()
         inputs = torch.zeros(len(counts), max(counts), 30)
         draws.add_noise(inputs)
         bits = draws.bits(layer.classifier.hidden.dropout)
@@ -211,9 +229,35 @@ def test_what_a_member_draws_depends_on_its_seed_and_its_clips_alone():
         assert torch.equal(noise, found[0][1])
 
 
+def test_loops_and_torch_draw_the_same(monkeypatch):
+    layer = _network("mata", "fcn", 0)
+    found = []
+    assert randomness.loops_work()
+    for work in (True, False):
+        monkeypatch.setattr(randomness, "loops_work", lambda work=work: work)
+        draws = Draws(layer, [3, 2**40], 0.5, CPU)
+        draws.plan([[5, 3], [4, 8]], 29)
+        draws.draw()
+        draws.draw()
+        inputs = torch.ones(2, 8, 29)
+        draws.add_noise(inputs)
+        found.append((draws.bits(layer.attention), inputs))
+    assert torch.equal(found[0][0], found[1][0])
+    torch.testing.assert_close(*(inputs for _, inputs in found), atol=2e-6, rtol=0)
+    assert float((found[0][1] - 1).std()) == pytest.approx(0.5, abs=0.05)
+
+
+def test_a_stream_is_splitmix64():
+    """The first numbers of Vigna's splitmix64.c, seed 1234567 (Rosetta Code's test)."""
+    given = torch.tensor([1234567 + loops.GOLDEN])
+    found = [int(number) % 2**64 for number in randomness.numbers(given, 1, 3).flatten()]
+    assert found == [6457827717110365317, 3203168211198807973, 9817491932198370423]
+
+
 def test_bits_are_even_and_noise_is_gaussian():
     draws = Draws(_network("concat", "fcn", 0), [0], 0.5, CPU)
-    draws.draw([4000], 30)
+    draws.plan([[4000]], 30)
+    draws.draw()
     noise = torch.zeros(1, 4000, 30)
     draws.add_noise(noise)
     assert float(noise.mean()) == pytest.approx(0, abs=0.01)

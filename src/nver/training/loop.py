@@ -28,7 +28,7 @@ from nver.training import stack
 from nver.training.batches import Clips, Table
 from nver.training.held_out import validation_split
 from nver.training.history import History
-from nver.training.optimiser import MemberAdamW
+from nver.training.optimiser import optimiser
 from nver.training.randomness import Draws, order_generator
 from nver.training.settings import TrainingSettings, batches
 
@@ -238,7 +238,7 @@ class _Pack:
         _keep_freed_memory()
         self.clips = Clips([X for X, _ in data], [y for _, y in data], device)
         self.network = stack.stack([member.network for member in members], device)
-        self.optimiser = MemberAdamW(list(self.network.parameters()), settings.weight_decay)
+        self.optimiser = optimiser(list(self.network.parameters()), settings.weight_decay)
         self.draws = Draws(self.network, seeds, settings.input_noise, device)
         self.held = self._held()
 
@@ -263,15 +263,18 @@ class _Pack:
         """Take one optimiser step per batch."""
         self.network.train()
         table = self.clips.table([member.batches() for member in self.members])
+        self.draws.plan(table.counts, self.clips.columns)
+        steps = range(len(table.counts))
+        self.optimiser.plan([[m.rate(epoch, step) for m in self.members] for step in steps])
         total = torch.zeros(len(self.members), device=self.device)
-        for step, counts in enumerate(table.counts):
+        for step in steps:
             inputs = self.clips.gather(table, step)
-            self.draws.draw(counts, self.clips.columns)
+            self.draws.draw()
             self.draws.add_noise(inputs)
             logits = self.network(inputs, Batch(table.absent(step), self.draws.bits))
             loss = _losses(logits, table, step, self.settings.label_smoothing)
             loss.sum().backward()  # type: ignore[no-untyped-call]
-            self.optimiser.step([member.rate(epoch, step) for member in self.members])
+            self.optimiser.step()
             total.addcmul_(loss.detach(), table.sizes[step])
         for member, summed in zip(self.members, total.tolist(), strict=True):
             member.training_loss.append(summed / len(member.kept))

@@ -1,19 +1,25 @@
 """Where random numbers come from: of initial weights, of the order of clips, of masks and noise.
 
-Every member draws from generators of its own seed, so that what it gets does not depend on the
-members beside it.
+Every member draws from a stream of its own seed, so that what it gets does not depend on the
+members beside it. The streams of masks and noise are counted (`loops`): one launch on a GPU serves
+all members, and every device gives the same numbers.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int16
+from jaxtyping import Float, Int16, Int64
 from torch import Tensor, nn
 
 from nver.heads import Random
+from nver.heads.loops import run
+from nver.training import loops
 
 LANES = 4
 """Random numbers of 16 bits in one of 64."""
@@ -33,7 +39,7 @@ def order_generator(seed: int) -> torch.Generator:
 
 
 class Draws:
-    """The masks' bits and the input noise of each step, for every member from its own generator.
+    """The masks' bits and the input noise of each step, for every member from its own stream.
 
     Parameters
     ----------
@@ -49,7 +55,7 @@ class Draws:
     def __init__(
         self, network: nn.Module, seeds: Sequence[int], noise: float, device: torch.device
     ) -> None:
-        self._generators = [torch.Generator(device).manual_seed(_another(seed)) for seed in seeds]
+        self._next = [start(seed) for seed in seeds]
         self._noise, self._device = noise, device
         self._places: dict[int, slice] = {}
         end = 0
@@ -59,36 +65,92 @@ class Draws:
                 end += layer.units
         self._words = -(-end // LANES)
         self._bits = torch.empty(0, dtype=torch.int64, device=device)
-        self._values = torch.empty(0, device=device)
+        self._numbers = self._bits
+        self._ahead: list[tuple[Tensor, int]] = []
+        self._stride = 0
+        self._starts = self._bits
 
     def keep(self, members: Sequence[int]) -> None:
         """Go on with these members only."""
-        self._generators = [self._generators[m] for m in members]
+        self._next = [self._next[m] for m in members]
 
-    def draw(self, counts: Sequence[int], columns: int) -> None:
-        """Draw what each member's batch of so many clips needs; none for a passive member."""
-        members, width = len(counts), max(counts)
-        if self._bits.shape != (members, width, self._words):
-            self._bits = self._bits.new_zeros(members, width, self._words)
-        if self._noise and self._values.shape != (members, width, columns):
-            self._values = self._values.new_zeros(members, width, columns)
-        for m, (count, generator) in enumerate(zip(counts, self._generators, strict=True)):
-            if count and self._words:
-                # The whole range of int64: without it the highest bit would never be set.
-                self._bits[m, :count].random_(-(2**63), None, generator=generator)
-            if count and self._noise:
-                self._values[m, :count].normal_(0, self._noise, generator=generator)
+    def plan(self, counts: Sequence[Sequence[int]], columns: int) -> None:
+        """Say how many clips each member's batch has in the steps to come, and the inputs' width.
+
+        A clip takes the same numbers however many are beside it; a member without clips takes none.
+        """
+        self._stride = self._words + (-(-columns // 2) if self._noise else 0)
+        starts = []
+        for step in counts:
+            starts.append([_signed(number) for number in self._next])
+            taken = (clips * self._stride * loops.GOLDEN for clips in step)
+            self._next = [number + more for number, more in zip(self._next, taken, strict=True)]
+        # All at once: nothing in a step waits for the device.
+        table = torch.tensor(starts, dtype=torch.int64).to(self._device)
+        self._ahead = list(zip(table, map(max, counts), strict=True))
+
+    def draw(self) -> None:
+        """Draw what the next step needs."""
+        self._starts, width = self._ahead.pop(0)
+        shape = len(self._starts), width, self._words
+        if self._device.type == "cpu" and loops_work():
+            if self._bits.shape != shape:
+                self._bits = self._bits.new_empty(shape)
+            loops.fill_bits(self._starts.numpy(), self._stride, self._bits.numpy())
+            return
+        self._numbers = numbers(self._starts, width, self._stride)
+        self._bits = self._numbers[..., : self._words]
 
     def add_noise(self, inputs: Float[Tensor, "members clips columns"]) -> None:
         """Add the step's noise to the inputs, in place."""
-        if self._noise:
-            inputs.add_(self._values)
+        if not self._noise:
+            return
+        if self._device.type == "cpu" and loops_work():
+            given = self._starts.numpy(), self._stride, self._words
+            loops.add_noise(*given, np.float32(self._noise), inputs.numpy())
+            return
+        z = self._numbers[..., self._words :]
+        radius = ((z >> 40) & 0xFFFFFF).add_(1).float().mul_(2**-24).log_().mul_(-2).sqrt_()
+        radius.mul_(self._noise)
+        angle = (z & 0xFFFFFF).float().mul_(2**-24).sub_(0.5).mul_(2 * math.pi)
+        half = z.shape[-1]
+        inputs[..., :half] += radius * angle.cos()
+        inputs[..., half:] += (radius * angle.sin_())[..., : inputs.shape[-1] - half]
 
     def bits(self, layer: nn.Module) -> Int16[Tensor, "members clips units"]:
         """Return the bits of a layer of the network."""
         return self._bits.view(torch.int16)[..., self._places[id(layer)]]
 
 
-def _another(seed: int) -> int:
-    """Return a seed whose stream is not that of `seed`; different ones stay different."""
-    return (seed * 2654435769 + 1) % 2**32
+def start(seed: int) -> int:
+    """Return where the stream of a seed starts, an integer modulo 2**64."""
+    return int(numbers(torch.tensor([_signed(seed * loops.GOLDEN)]), 1, 1).item())
+
+
+def numbers(
+    starts: Int64[Tensor, " members"], clips: int, stride: int
+) -> Int64[Tensor, "members clips stride"]:
+    """Return numbers 0, 1, ... of the streams that start there, as `loops.fill_bits` does."""
+    count = torch.arange(clips * stride, device=starts.device).mul_(loops.GOLDEN)
+    z = starts.unsqueeze(1) + count
+    z.bitwise_xor_((z >> 30).bitwise_and_(2**34 - 1)).mul_(loops.FIRST)
+    z.bitwise_xor_((z >> 27).bitwise_and_(2**37 - 1)).mul_(loops.SECOND)
+    z.bitwise_xor_((z >> 31).bitwise_and_(2**33 - 1))
+    return z.view(len(starts), clips, stride)
+
+
+def _signed(number: int) -> int:
+    """Return the int64 with the same lowest 64 bits."""
+    return (number + 2**63) % 2**64 - 2**63
+
+
+@cache
+def loops_work() -> bool:
+    """Return whether the compiled loops run here."""
+
+    def once() -> None:
+        starts, bits = np.zeros(1, np.int64), np.zeros((1, 1, 1), np.int64)
+        loops.fill_bits(starts, 1, bits)
+        loops.add_noise(starts, 1, 0, np.float32(1), np.zeros((1, 1, 2), np.float32))
+
+    return run("Drawing random numbers", once)
