@@ -11,6 +11,9 @@ that they are the same, and decodes and encodes nothing.
 
 A clip that cannot be read, decoded or encoded, or is silent, becomes a `Failure` and the run goes
 on. Failures are not stored: the next run tries again.
+
+Perturbed clips go the same way, under keys of their own (`nver.perturbation.Perturbation.key`): a
+store never takes one for the clip itself.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -35,6 +38,7 @@ from nver.errors import (
     NverError,
     SettingsError,
 )
+from nver.perturbation import Perturbation
 from nver.shapes import Embedding
 from nver.store import EmbeddingStore, EmbeddingTable, FactsTable
 
@@ -62,8 +66,8 @@ class Failure:
     ----------
     file : str
         The clip's id.
-    stage : {"read", "decode", "silent", "encode"}
-        What failed.
+    stage : {"read", "decode", "silent", "encode"} or str
+        What failed; of perturbed clips "perturb " and the perturbation's name.
     reason : str
         One sentence.
     """
@@ -81,8 +85,10 @@ class Extraction:
     ----------
     digests : dict of str to str
         File to digest, for the clips that have an embedding from every encoder, in corpus order.
+        Of perturbed clips: to the key under which the store has their embeddings.
     facts : dict of str to ClipFacts
-        For the same files: duration, rate, channels, peak, thumbprint.
+        For the same files: duration, rate, channels, peak, thumbprint; those of the clip before it
+        was perturbed.
     failures : tuple of Failure
         The other clips, in corpus order.
     encoded : int
@@ -108,6 +114,7 @@ def extract(
     *,
     batch_size: int = 32,
     progress: Progress | None = None,
+    perturbation: Perturbation | None = None,
 ) -> Extraction:
     """Fill the store with the embeddings of a corpus.
 
@@ -123,6 +130,8 @@ def extract(
         Most clips per batch, from 1.
     progress : callable or None
         Called as ``progress("embeddings", done, clips x encoders)`` after every batch.
+    perturbation : Perturbation or None
+        What happens to the clips before they are encoded; None takes them as they are.
 
     Raises
     ------
@@ -143,7 +152,8 @@ def extract(
         )
     started = time.monotonic()
     tables = {name: store.open(encoder.card) for name, encoder in zip(names, encoders, strict=True)}
-    reader = _Reader(encoders, {name: table.keys() for name, table in tables.items()}, store.facts)
+    stored = {name: table.keys() for name, table in tables.items()}
+    reader = _Reader(encoders, stored, store.facts, perturbation)
     writer = _Writer(encoders, tables, batch_size)
     outcomes: dict[str, ClipFacts | Failure] = {}
     done, total = 0, len(corpus.clips) * len(names)
@@ -154,7 +164,8 @@ def extract(
                 done += settled
                 if progress is not None:
                     progress("embeddings", done, total)
-    return _summary(outcomes, writer, time.monotonic() - started)
+    stage = "encode" if perturbation is None else _stage(perturbation)
+    return _summary(outcomes, writer, time.monotonic() - started, stage)
 
 
 @dataclass(frozen=True)
@@ -179,11 +190,16 @@ class _Reader:
     """Reads files, decodes those that need it, and prepares the encoders' inputs."""
 
     def __init__(
-        self, encoders: Sequence[Encoder], stored: dict[str, set[str]], known: FactsTable
+        self,
+        encoders: Sequence[Encoder],
+        stored: dict[str, set[str]],
+        known: FactsTable,
+        perturbation: Perturbation | None = None,
     ) -> None:
         self.encoders = encoders
         self.stored = stored
         self.known = known
+        self.perturbation = perturbation
         self.stop = threading.Event()
 
     def windows(self, clips: Iterable[Clip]) -> Iterator[_Window]:
@@ -213,9 +229,15 @@ class _Reader:
                 stage = "silent"
                 check_audible(waveform, clip.file)
                 facts = fresh[key] = measure(waveform)
+            if self.perturbation is not None:
+                facts = replace(facts, digest=self.perturbation.key(facts.digest))
             lacking = [e for e in self.encoders if facts.digest not in self.stored[e.card.name]]
             if lacking:
-                self._prepare(lacking, facts.digest, waveform or decode(data, clip.file), window)
+                waveform = waveform or decode(data, clip.file)
+                if self.perturbation is not None:
+                    stage = _stage(self.perturbation)
+                    waveform = _perturbed(waveform, self.perturbation, clip.file)
+                self._prepare(lacking, facts.digest, waveform, window)
             window.outcomes[clip.file] = facts
         except AudioError as error:
             window.outcomes[clip.file] = Failure(clip.file, stage, str(error))
@@ -275,6 +297,21 @@ class _Writer:
         return dict(zip(batch, vectors, strict=True))
 
 
+def _stage(perturbation: Perturbation) -> str:
+    return f"perturb {perturbation.name}"
+
+
+def _perturbed(waveform: Waveform, perturbation: Perturbation, file: str) -> Waveform:
+    """Return the perturbed clip; refuse one of which nothing is left."""
+    name = f"{file} after '{perturbation.name}'"
+    try:
+        found = perturbation.apply(waveform)
+    except AudioError as error:
+        raise AudioError(f"{name}: {error}") from error
+    check_audible(found, name)
+    return found
+
+
 def _ahead(reader: _Reader, clips: Iterable[Clip]) -> Generator[_Window, None, None]:
     """Yield the windows of a corpus while a thread prepares the one after."""
     windows = reader.windows(clips)
@@ -308,7 +345,7 @@ def _reason(encoder: Encoder, error: Exception) -> str:
 
 
 def _summary(
-    outcomes: Mapping[str, ClipFacts | Failure], writer: _Writer, seconds: float
+    outcomes: Mapping[str, ClipFacts | Failure], writer: _Writer, seconds: float, stage: str
 ) -> Extraction:
     """Return the run's result: a clip that one encoder refused has failed, for all of them."""
     facts: dict[str, ClipFacts] = {}
@@ -317,7 +354,7 @@ def _summary(
         if isinstance(outcome, Failure):
             failures.append(outcome)
         elif outcome.digest in writer.broken:
-            failures.append(Failure(file, "encode", writer.broken[outcome.digest]))
+            failures.append(Failure(file, stage, writer.broken[outcome.digest]))
         else:
             facts[file] = outcome
     digests = {file: known.digest for file, known in facts.items()}
