@@ -8,7 +8,7 @@ sides decode, resample and encode the same files in every round, one side after 
 medians count:
 
 - naive: transformers' feature extractor and model, one file at a time, mean over frames;
-- nver: `nver.experiment.embed` into an empty store.
+- nver: `nver.encoding.embed` into an empty store.
 
 The share is that of the best rate at which torch multiplies two 2048 x 2048 matrices on this
 machine, measured before and after. Operations are counted as the plain network needs them.

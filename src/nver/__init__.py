@@ -36,7 +36,7 @@ _HOMES = {
     "Predictions": "nver.cross_validation",
     "cross_validate": "nver.cross_validation",
     "Settings": "nver.config",
-    "embed": "nver.experiment",
+    "embed": "nver.encoding",
     "evaluate": "nver.experiment",
     "write_report": "nver.report",
     "NverError": "nver.errors",
@@ -57,10 +57,10 @@ if TYPE_CHECKING:
     from nver.encoders import EncoderCard as EncoderCard
     from nver.encoders import load_encoder as load_encoder
     from nver.encoders.conformance import check_encoder as check_encoder
+    from nver.encoding import embed as embed
     from nver.errors import NverError as NverError
     from nver.estimators import EmotionClassifier as EmotionClassifier
     from nver.estimators import FusionClassifier as FusionClassifier
-    from nver.experiment import embed as embed
     from nver.experiment import evaluate as evaluate
     from nver.leakage import check_leakage as check_leakage
     from nver.report import write_report as write_report

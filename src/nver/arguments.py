@@ -87,6 +87,7 @@ def _listing_commands(commands: Any) -> None:
         ("encoders", "what turns clips into embeddings"),
         ("corpora", "the corpora that nver can read, and where to get them"),
         ("systems", "the heads, baselines and fusions that evaluate compares"),
+        ("perturbations", "what evaluate can do to the test clips (--perturb)"),
     ):
         listing = commands.add_parser(name, help=what, description=f"List {what}.")
         listing.add_argument("--json", action="store_true", help="as JSON")
@@ -168,6 +169,14 @@ def _evaluate_command(commands: Any) -> None:
         "--allow-leak",
         action="store_true",
         help="go on although audio stands on both sides of a fold",
+    )
+    evaluate.add_argument(
+        "--perturb",
+        action="append",
+        default=[],
+        metavar="NAME[:VALUE]|all",
+        help="also test on perturbed clips, and report the drop: noise:10, telephone, all "
+        "(nver perturbations); repeatable",
     )
     evaluate.add_argument(
         "--tune",

@@ -34,6 +34,8 @@ def _settings(arguments: argparse.Namespace) -> Settings:
     given["encoders"] = tuple(EncoderChoice.parse(text) for text in arguments.encoder)
     if "system" in vars(arguments):
         given["systems"] = tuple(arguments.system)
+    if "perturb" in given:
+        given["perturb"] = tuple(given["perturb"])
     return Settings(**given)
 
 
@@ -70,7 +72,8 @@ def _failed(count: int, listed: Path | None) -> int:
 
 
 def _embed(arguments: argparse.Namespace) -> int:
-    from nver.experiment import encode, write_failures
+    from nver.encoding import encode
+    from nver.experiment import write_failures
 
     with _Bars() as bars:
         encoding = encode(_settings(arguments), progress=bars)
@@ -149,6 +152,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "encoders": _listing,
     "corpora": _listing,
     "systems": _listing,
+    "perturbations": _listing,
     "fetch": _fetch,
     "embed": _embed,
     "evaluate": _evaluate,

@@ -107,14 +107,15 @@ class Settings:
         Processes; None means one per core.
     batch_size : int
         Clips that an encoder gets at once.
+    perturb : tuple of str
+        What happens to the test clips, each alone (`nver.perturbation`); empty leaves them as they
+        are. "all" is a set of usual ones.
     tune : int or None
         Settings to try for each network in each fold, inside its training part, from 2; None takes
         the networks as they are.
     calibrate : bool
         Also predict the clips of each fold's training part, by models of inner folds: temperature
         and conformal thresholds are found on them.
-    perturb : tuple of str
-        Perturbations of the test clips, names from `nver.perturbation`.
     """
 
     corpus: str

@@ -15,7 +15,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from itertools import combinations
 from pathlib import Path
@@ -25,14 +25,13 @@ import numpy as np
 
 from nver import provenance
 from nver.config import Settings
-from nver.corpora import Corpus, load_corpus
-from nver.encoders import Encoder
+from nver.encoding import Encoding, encode, gather, gather_perturbed, perturb
 from nver.errors import SettingsError
-from nver.extraction import Extraction, Failure, extract
+from nver.extraction import Failure
+from nver.perturbation import choose
 from nver.progress import Progress
 from nver.protocols import COLUMN, PUBLISHED
 from nver.registry import unknown
-from nver.store import EmbeddingStore
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,42 +47,6 @@ TRAININGS = "trainings"
 
 
 @dataclass(frozen=True)
-class Encoding:
-    """A corpus whose embeddings are in the store."""
-
-    corpus: Corpus
-    encoders: tuple[Encoder, ...]
-    store: EmbeddingStore
-    extraction: Extraction
-
-    @property
-    def failures(self) -> tuple[Failure, ...]:
-        """Every clip that cannot be used: refused by the corpus, or failed while encoding."""
-        refused = tuple(Failure(r.file, "corpus", r.reason) for r in self.corpus.refused)
-        return refused + self.extraction.failures
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the counts as plain JSON values."""
-        return {
-            "corpus": self.corpus.name,
-            "clips": len(self.corpus.clips),
-            "encoders": [encoder.card.to_dict() for encoder in self.encoders],
-            "encoded": self.extraction.encoded,
-            "reused": self.extraction.reused,
-            "seconds": round(self.extraction.seconds, 3),
-            "failures": [asdict(failure) for failure in self.failures],
-        }
-
-    def sentence(self) -> str:
-        """Return what was done, in one line."""
-        done = self.extraction
-        return (
-            f"{self.corpus.name}: {len(self.corpus.clips)} clips; {done.encoded} embeddings made, "
-            f"{done.reused} found in the store, in {done.seconds:.1f} s."
-        )
-
-
-@dataclass(frozen=True)
 class Run:
     """A finished run: its folder, its scores and what to tell the user."""
 
@@ -92,55 +55,6 @@ class Run:
     scores: dict[str, Any]
     warnings: tuple[str, ...]
     failed: int
-
-
-def encode(settings: Settings, progress: Progress | None = None) -> Encoding:
-    """Load the corpus and the encoders, and fill the store.
-
-    Raises
-    ------
-    CorpusError, EncoderError, UnknownNameError, MissingExtraError, StoreError
-    """
-    corpus = load_corpus(
-        settings.corpus, settings.root, subset=settings.subset, label_column=settings.label_column
-    )
-    encoders = tuple(choice.load() for choice in settings.choices)
-    for name in (encoder.card.name for encoder in encoders):
-        if "+" in name:  # the record joins the encoders of a fusion with it
-            raise SettingsError(f"An encoder's name holds no '+', got '{name}'. Use alias=OTHER.")
-    store = EmbeddingStore()
-    extraction = extract(corpus, encoders, store, batch_size=settings.batch_size, progress=progress)
-    return Encoding(corpus, encoders, store, extraction)
-
-
-def gather(encoding: Encoding) -> EmbeddingDataset:
-    """Read the embeddings of an encoded corpus into one dataset."""
-    from nver.dataset import EmbeddingDataset
-
-    cards = [encoder.card for encoder in encoding.encoders]
-    return EmbeddingDataset.gather(encoding.corpus, cards, encoding.store, encoding.extraction)
-
-
-def embed(
-    corpus: str | Path, encoders: Sequence[str], progress: Progress | None = None, **settings: Any
-) -> EmbeddingDataset:
-    """Encode a corpus and return its embeddings.
-
-    Parameters
-    ----------
-    corpus : str or path
-        A name from the table, a folder, or a manifest.
-    encoders : sequence of str
-        As on the command line: ``NAME[=CHECKPOINT][,KEY=VALUE...]``.
-    **settings
-        Other fields of `Settings` (root, subset, label_column, batch_size).
-
-    Returns
-    -------
-    EmbeddingDataset
-        Without the clips that failed.
-    """
-    return gather(encode(Settings(str(corpus), tuple(encoders), **settings), progress))
 
 
 @dataclass(frozen=True)
@@ -272,11 +186,14 @@ def evaluate(settings: Settings, out: str | Path, progress: Progress | None = No
     plan(settings, [choice.name for choice in settings.choices])
     if settings.tune is not None:
         check_tuning(settings.tune)
+    choose(settings.perturb)
     encoding = encode(settings, progress)
     dataset = gather(encoding)
     division = split(dataset, settings)
     asked = division.folds if settings.calibrate else ()
     inner, uncalibrated = calibration_folds(dataset, asked)
+    tested = np.unique(np.concatenate([fold.test for fold in division.folds]))
+    encoding = perturb(encoding, [dataset.files[row] for row in tested], settings, progress)
     predictions = cross_validate(
         dataset,
         plan(settings, tuple(dataset.views)),
@@ -287,6 +204,7 @@ def evaluate(settings: Settings, out: str | Path, progress: Progress | None = No
         saved=folder / TRAININGS,
         tune=settings.tune,
         inner=inner,
+        perturbed=gather_perturbed(encoding, dataset),
     )
     told = scores(predictions, corpus=dataset.name, folds=division.protocol, k=len(division.folds))
     charts = maps(dataset, folder / TRAININGS, settings.jobs, progress)
@@ -363,6 +281,10 @@ def _origin(settings: Settings, encoding: Encoding, division: Split) -> dict[str
             "reused": done.reused,
             "seconds": round(done.seconds, 1),
             "failures": len(encoding.failures),
+            "perturbed": {
+                name: {"encoded": run.encoded, "reused": run.reused}
+                for name, run in encoding.perturbed.items()
+            },
         },
     }
 

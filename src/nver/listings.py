@@ -1,4 +1,4 @@
-"""What `nver encoders`, `nver corpora` and `nver systems` print: rows of plain JSON values."""
+"""What `nver encoders`, `corpora`, `systems` and `perturbations` print: rows of JSON values."""
 
 from __future__ import annotations
 
@@ -127,6 +127,26 @@ def systems() -> list[Row]:
     return [
         {"name": spec.name, "kind": spec.kind, "summary": spec.summary} for spec in SYSTEMS.values()
     ]
+
+
+def perturbations() -> list[Row]:
+    """Return one row per kind of perturbation: name, summary, usual value, unit, range, extra.
+
+    ``all`` says what of it ``--perturb all`` asks for.
+    """
+    from nver.perturbation import PERTURBATIONS, STANDARD
+
+    rows = []
+    for kind in PERTURBATIONS.values():
+        row: Row = {"name": kind.name, "summary": kind.summary}
+        if kind.value is not None:
+            row |= {"usage": f"{kind.name}:{kind.unit}", "default": kind.value}
+            row |= {"low": kind.low, "high": kind.high}
+        row["all"] = [name for name in STANDARD if name.partition(":")[0] == kind.name]
+        missing = kind.extra is not None and importlib.util.find_spec(kind.extra[0]) is None
+        reason = f"install nver with its extra '{kind.extra[1]}'" if missing and kind.extra else ""
+        rows.append(row | {"available": not missing, "reason": reason})
+    return rows
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -39,7 +39,7 @@ BLOCK = 4096
 ASIDE = frozenset(
     {"__pycache__", "encoders", "corpora", "report", "serve"}
     | {"cli.py", "arguments.py", "listings.py", "config.py", "experiment.py", "maps.py"}
-    | {"progress.py", "record.py"}
+    | {"progress.py", "record.py", "effects.py", "encoding.py", "perturbation.py", "perturbed.py"}
 )
 """Parts of the package that change no training: what they give is hashed itself, or comes later."""
 

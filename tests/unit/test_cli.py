@@ -88,7 +88,7 @@ def test_ctrl_c_says_what_is_kept(capsys, monkeypatch) -> None:
     assert "What was encoded and trained is kept" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("listing", ["encoders", "corpora", "systems"])
+@pytest.mark.parametrize("listing", ["encoders", "corpora", "systems", "perturbations"])
 def test_listings_are_text_or_json(listing: str, capsys, nver_home) -> None:
     assert cli.main([listing]) == cli.DONE
     text = capsys.readouterr().out
