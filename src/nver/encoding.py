@@ -7,8 +7,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from nver.config import Settings
 from nver.corpora import Corpus, load_corpus
 from nver.encoders import Encoder
@@ -16,6 +14,7 @@ from nver.errors import SettingsError
 from nver.extraction import Extraction, Failure, extract
 from nver.perturbation import choose
 from nver.progress import Progress
+from nver.shapes import Embeddings
 from nver.store import EmbeddingStore
 
 if TYPE_CHECKING:
@@ -113,17 +112,15 @@ def perturb(
     return replace(encoding, perturbed=found)
 
 
-def gather_perturbed(
-    encoding: Encoding, dataset: EmbeddingDataset, name: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return X [clips, dim] of a perturbation, aligned with the dataset, and the rows it has.
-
-    See `nver.perturbed.gather_perturbed`.
-    """
+def gather_perturbed(encoding: Encoding, dataset: EmbeddingDataset) -> dict[str, Embeddings]:
+    """Return X of every perturbation, aligned with the dataset; NaN where a clip has none."""
     from nver import perturbed
 
     cards = [encoder.card for encoder in encoding.encoders]
-    return perturbed.gather_perturbed(dataset, cards, encoding.store, encoding.perturbed[name])
+    return {
+        name: perturbed.gather_perturbed(dataset, cards, encoding.store, extraction)
+        for name, extraction in encoding.perturbed.items()
+    }
 
 
 def embed(

@@ -11,7 +11,6 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
-from jaxtyping import Bool
 
 from nver.corpora.base import Corpus
 from nver.dataset import EmbeddingDataset
@@ -86,7 +85,7 @@ def gather_perturbed(
     cards: Sequence[EncoderCard],
     store: EmbeddingStore,
     extraction: Extraction,
-) -> tuple[Embeddings, Bool[np.ndarray, " clips"]]:
+) -> Embeddings:
     """Read the embeddings of one perturbation, aligned with a dataset.
 
     Parameters
@@ -102,10 +101,9 @@ def gather_perturbed(
 
     Returns
     -------
-    X : float32 [clips, dim]
-        Row i is the perturbed clip i, columns as in ``dataset.X``; zeros where there is none.
-    present : bool [clips]
-        Where there is one: it was asked for and could be perturbed and encoded.
+    float32 [clips, dim]
+        Row i is the perturbed clip i, columns as in ``dataset.X``; NaN where there is none: it was
+        not asked for, or could not be perturbed or encoded.
 
     Raises
     ------
@@ -114,8 +112,8 @@ def gather_perturbed(
     """
     keys: Mapping[str, str] = extraction.digests
     present = np.array([file in keys for file in dataset.files])
-    X = np.zeros_like(dataset.X)
+    X = np.full_like(dataset.X, np.nan)
     wanted = [keys[file] for file in dataset.files if file in keys]
     for card in cards if wanted else ():
         X[present, dataset.views[card.name]] = store.open(card).get(wanted)
-    return X, present
+    return X
