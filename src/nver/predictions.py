@@ -7,6 +7,7 @@ year's runs.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import uuid
@@ -19,8 +20,9 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int32
 
+from nver.answers import Answers, Key, code
 from nver.errors import EvaluationError
-from nver.metrics import METRICS, confusion, per_class
+from nver.metrics import METRICS, per_class
 from nver.significance import Interval, Unit, cluster_bootstrap
 
 COLUMNS = ("clip", "file", "speaker", "label", "system", "encoders", "seed", "fold", "predicted")
@@ -53,6 +55,11 @@ class SystemEntry:
     def joined(self) -> str:
         """The encoders as the record writes them: ``a+b``."""
         return "+".join(self.encoders)
+
+    @property
+    def key(self) -> Key:
+        """Name and joined encoders, which are a system's own."""
+        return self.name, self.joined
 
 
 @dataclass(frozen=True)
@@ -206,34 +213,21 @@ class Predictions:
         frame = self.frame
         return frame[(frame["system"] == entry.name) & (frame["encoders"] == entry.joined)]
 
+    @functools.cached_property
+    def answers(self) -> Answers:
+        """The same as whole numbers, coded once."""
+        return code(self.frame, self.labels)
+
     def unit(self) -> Unit:
         """Return what the independent units of the corpus are: see `nver.significance.Interval`."""
-        unknown = self.frame["speaker"].isna()
-        if unknown.all():
-            return "clip"
-        return "mixed" if unknown.any() else "speaker"
+        return self.answers.unit
 
     def confusions(self, entry: SystemEntry) -> Int32[np.ndarray, "clusters seeds classes classes"]:
         """Return the confusion matrices of one system for each speaker and seed.
 
         A clip without a speaker is a cluster of its own.
         """
-        rows = self.of(entry)
-        names = rows["speaker"].astype(object)
-        unknown = rows["speaker"].isna()
-        units = ("s " + names.astype(str)).where(~unknown, "c " + rows["file"].astype(str))
-        clusters, cluster = np.unique(units.to_numpy(dtype=object), return_inverse=True)
-        seeds, seed = np.unique(rows["seed"].to_numpy(), return_inverse=True)
-        shape = (len(clusters), len(seeds), len(self.labels), len(self.labels))
-        places = {label: index for index, label in enumerate(self.labels)}
-        truth, predicted = (rows[name].map(places) for name in ("label", "predicted"))
-        if truth.isna().any() or predicted.isna().any():
-            # The error of `confusion` names the label.
-            confusion(rows["label"].to_numpy(), rows["predicted"].to_numpy(), self.labels)
-        counts = np.zeros(shape, dtype=np.int32)
-        cells = (cluster, seed, truth.to_numpy(dtype=np.int64), predicted.to_numpy(dtype=np.int64))
-        np.add.at(counts, cells, 1)
-        return counts
+        return self.answers.confusions(entry.key)
 
     def to_parquet(self, path: Path | str) -> None:
         """Write the record; the file is whole or not there."""

@@ -16,6 +16,7 @@ from nver.significance.intervals import (
     Unit,
     cluster_bootstrap,
     paired_difference,
+    plural,
     ratio_bootstrap,
 )
 from nver.significance.multiple import holm
@@ -41,6 +42,7 @@ __all__ = [
     "mcnemar",
     "paired_difference",
     "permutation_test",
+    "plural",
     "ratio_bootstrap",
     "standardised_difference",
 ]

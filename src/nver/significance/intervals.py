@@ -80,7 +80,7 @@ class Interval:
         cautions = []
         if self.clusters < FEW:
             cautions.append(
-                f"it rests on {self.clusters} {_plural(self.unit)}, too few for its width to be "
+                f"it rests on {self.clusters} {plural(self.unit)}, too few for its width to be "
                 "trusted"
             )
         if self.unit != "speaker":
@@ -182,7 +182,7 @@ def cluster_bootstrap(
 
 def paired_difference(
     first: Num[np.ndarray, "clusters *seeds classes classes"],
-    second: Num[np.ndarray, "clusters *seeds classes classes"],
+    second: Num[np.ndarray, "others *repeats classes classes"],
     metric: Metric,
     *,
     n: int = 2000,
@@ -330,7 +330,8 @@ def _interval(
     low, high = np.quantile(draws, [wide, 1.0 - wide])
     variances = [side.seed_variance() for side in sides]
     squares = sum(
-        variance * _student(tail, len(side.values)) ** 2
+        # By the book two seeds have t = 12.7, which says nothing of use; they are taken as three.
+        variance * _student(tail, max(3, len(side.values))) ** 2
         for variance, side in zip(variances, sides, strict=True)
         if variance > 0
     )
@@ -359,5 +360,6 @@ def _noun(unit: Unit) -> str:
     return "speaker or clip" if unit == "mixed" else unit
 
 
-def _plural(unit: Unit) -> str:
+def plural(unit: Unit) -> str:
+    """Return what the independent units are called."""
     return "speakers and clips" if unit == "mixed" else f"{unit}s"

@@ -73,7 +73,7 @@ class McNemar:
 
 def permutation_test(
     first: Num[np.ndarray, "clusters *seeds classes classes"],
-    second: Num[np.ndarray, "clusters *seeds classes classes"],
+    second: Num[np.ndarray, "others *repeats classes classes"],
     metric: Metric,
     *,
     n: int = 9999,
@@ -126,7 +126,7 @@ def permutation_test(
     return PermutationTest(observed, (extreme + 1) / (n + 1), n + 1, False, len(rows))
 
 
-def mcnemar(first: Bool[np.ndarray, "clips"], second: Bool[np.ndarray, "clips"]) -> McNemar:
+def mcnemar(first: Bool[np.ndarray, "clips"], second: Bool[np.ndarray, "others"]) -> McNemar:
     """Return McNemar's exact test of which clips two systems got right.
 
     Parameters
@@ -166,7 +166,7 @@ def cohens_g(test: McNemar) -> float:
 
 def standardised_difference(
     first: Num[np.ndarray, "clusters *seeds classes classes"],
-    second: Num[np.ndarray, "clusters *seeds classes classes"],
+    second: Num[np.ndarray, "others *repeats classes classes"],
     metric: Metric,
 ) -> float:
     """Return d_z: the clusters' mean difference of score over its standard deviation.

@@ -1,0 +1,332 @@
+"""Which of two systems is better on the same clips, and whether that could be chance.
+
+Two systems are compared on exactly the clips that both have answered, speaker by speaker: the
+difference of their scores with its interval, a permutation test, an effect size, and how small a
+difference could have been seen (`nver.significance`). In a table every system stands against the
+best one, with Holm's correction for their number.
+
+A difference counts as distinguishable if its corrected p is at most alpha and its interval, which
+also allows for other seeds, leaves out zero.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from nver.errors import EvaluationError
+from nver.metrics import METRICS
+from nver.pairing import paired
+from nver.predictions import Predictions, SystemEntry
+from nver.significance import (
+    Interval,
+    McNemar,
+    PermutationTest,
+    cohens_g,
+    detectable_difference,
+    holm,
+    mcnemar,
+    paired_difference,
+    permutation_test,
+    plural,
+    standardised_difference,
+)
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is drawn: resamples of the interval, random swaps of the test, and their seed."""
+
+    resamples: int = 2000
+    swaps: int = 9999
+    seed: int = 0
+
+
+METHOD = (
+    "permutation test that swaps the two systems' answers speaker by speaker; interval by paired "
+    "bootstrap over speakers, with the variance of the seeds"
+)
+POWER = 0.8
+ONE_SEED = (
+    "every training was done with one seed, so how much the scores move from training to training "
+    "is not in the figures"
+)
+CHOSEN = (
+    "the reference was chosen because it scored best on these clips, so its lead over the others "
+    "is more likely too large than too small"
+)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One system against another on the same clips.
+
+    Parameters
+    ----------
+    first, second : SystemEntry
+        The systems.
+    metric : str
+        A key of `nver.metrics.METRICS`.
+    scores : tuple of float
+        Of the two, on the shared clips.
+    difference : Interval
+        First minus second.
+    test : PermutationTest
+        Of no difference.
+    p_holm : float
+        The test's p, corrected for the number of tests in its table; p itself for a single test.
+    effect : float
+        Standardised difference, NaN where undefined.
+    effect_name : str
+        Which one.
+    mcnemar : McNemar or None
+        None where clips are not independent, or a system has several seeds.
+    alpha : float
+        Error rate of the test, in (0, 1).
+    caution : str
+        What to know before trusting it; "" if nothing.
+    """
+
+    first: SystemEntry
+    second: SystemEntry
+    metric: str
+    scores: tuple[float, float]
+    difference: Interval
+    test: PermutationTest
+    p_holm: float
+    effect: float
+    effect_name: str
+    mcnemar: McNemar | None
+    alpha: float
+    caution: str
+
+    @property
+    def distinguishable(self) -> bool:
+        """Whether the difference is more than chance, over speakers and over seeds."""
+        inside = not (self.difference.low > 0 or self.difference.high < 0)
+        return bool(self.p_holm <= self.alpha) and not inside
+
+    @property
+    def detectable(self) -> float:
+        """The smallest difference that these clips show with 80 % power; NaN where unknown."""
+        interval = self.difference
+        return detectable_difference(
+            interval.error, interval.clusters, alpha=self.alpha, power=POWER
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values; what is undefined is None."""
+        sides = {
+            side: {"name": entry.name, "encoders": list(entry.encoders), "score": _plain(score)}
+            for side, entry, score in zip(
+                ("first", "second"), (self.first, self.second), self.scores, strict=True
+            )
+        }
+        return {
+            **sides,
+            "metric": self.metric,
+            **self.outcome(),
+            "exact": self.test.exact,
+            "alpha": self.alpha,
+            "unit": self.difference.unit,
+            "clusters": self.difference.clusters,
+            "caution": self.caution,
+            "sentence": self.sentence(),
+        }
+
+    def outcome(self) -> dict[str, Any]:
+        """Return the numbers alone, as a row of scores.json has them."""
+        test = self.mcnemar
+        return {
+            "difference": _plain(self.difference.value),
+            "low": _plain(self.difference.low),
+            "high": _plain(self.difference.high),
+            "p": _plain(self.test.p),
+            "p_holm": _plain(self.p_holm),
+            "effect": _plain(self.effect),
+            "effect_name": self.effect_name,
+            "distinguishable": self.distinguishable,
+            "detectable": _plain(self.detectable),
+            "mcnemar": None if test is None else {"b": test.b, "c": test.c, "p": test.p},
+        }
+
+    def sentence(self) -> str:
+        """Return the result in plain words."""
+        title, difference = METRICS[self.metric].title, self.difference
+        one, other = _called(self.first), _called(self.second)
+        if math.isnan(difference.low):
+            return f"{one} and {other} cannot be compared: {difference.reason}."
+        points = abs(difference.value) * 100
+        sign = math.copysign(100.0, difference.value)
+        low, high = sorted((sign * difference.low, sign * difference.high))
+        relation = "above" if difference.value >= 0 else "below"
+        said = (
+            f"{one} is {points:.1f} points of {title} {relation} {other} "
+            f"({round(difference.level * 100)} % interval {low:.1f} to {high:.1f}, "
+            f"p = {_p(self.p_holm)})"
+        )
+        if self.distinguishable:
+            return f"{said}: the two are distinguishable."
+        return (
+            f"{said}: the two are not distinguishable. These clips would show a difference of "
+            f"{self.detectable * 100:.1f} points in four of five cases."
+        )
+
+
+def compare(
+    first: Predictions,
+    one: SystemEntry,
+    second: Predictions,
+    other: SystemEntry,
+    *,
+    metric: str = "uar",
+    alpha: float = 0.05,
+    effort: Effort = Effort(),
+) -> Comparison:
+    """Compare a system of one record with a system of the same or of another record.
+
+    Parameters
+    ----------
+    first, second : Predictions
+        The records; the same object for two systems of one run.
+    one, other : SystemEntry
+        The system of the first, and of the second.
+    metric : str
+        A key of `nver.metrics.METRICS`.
+    alpha : float
+        Error rate, in (0, 1); the interval has the level 1 - alpha.
+    effort : Effort
+        How much is drawn.
+
+    Raises
+    ------
+    EvaluationError
+        If the records are not of the same clips with the same labels.
+
+    Notes
+    -----
+    Records with other folds can be compared, with a caution: then the systems differ in what they
+    were trained on as well.
+    """
+    if metric not in METRICS:
+        raise EvaluationError(f"Expected one of the metrics {', '.join(METRICS)}, got '{metric}'.")
+    pair = paired(first, one, second, other)
+    measure, unit = METRICS[metric], pair.unit
+    a, b = pair.confusions
+    difference = paired_difference(
+        a, b, measure, n=effort.resamples, seed=effort.seed, level=1 - alpha, unit=unit
+    )
+    test = permutation_test(a, b, measure, n=effort.swaps, seed=effort.seed)
+    single = mcnemar(*pair.right) if pair.right else None
+    effect = standardised_difference(a, b, measure) if single is None else cohens_g(single)
+    cautions = [pair.caution, difference.caution, _coarse(difference, alpha)]
+    cautions += [ONE_SEED] if difference.seeds == 1 else []
+    scores = [float(measure(side.sum(axis=0)).mean()) for side in (a, b)]
+    return Comparison(
+        one,
+        other,
+        metric,
+        (scores[0], scores[1]),
+        difference,
+        test,
+        test.p,
+        effect,
+        f"d_z over {plural(unit)}" if single is None else "Cohen's g",
+        single,
+        alpha,
+        "; ".join(text for text in cautions if text),
+    )
+
+
+def best(predictions: Predictions) -> SystemEntry | None:
+    """Return the system with the highest UAR of those that judge a clip by itself.
+
+    The ``-transductive`` ones look at other test clips. None where no system has a UAR.
+    """
+    answers = predictions.answers
+    scored = [
+        (float(METRICS["uar"](answers.confusions(entry.key).sum(axis=0)).mean()), entry)
+        for entry in predictions.entries
+        if not entry.name.endswith("-transductive")
+    ]
+    defined = [(value, entry) for value, entry in scored if not math.isnan(value)]
+    return max(defined, key=lambda pair: pair[0])[1] if defined else None
+
+
+def against(
+    predictions: Predictions,
+    reference: SystemEntry,
+    *,
+    alpha: float = 0.05,
+    effort: Effort = Effort(),
+) -> tuple[Comparison, ...]:
+    """Compare a system with every other of its record, with Holm's correction.
+
+    Parameters
+    ----------
+    predictions : Predictions
+        The record.
+    reference : SystemEntry
+        The first of every pair.
+    alpha, effort
+        As in `compare`.
+    """
+    pairs = [
+        compare(predictions, reference, predictions, entry, alpha=alpha, effort=effort)
+        for entry in predictions.entries
+        if entry != reference
+    ]
+    corrected = holm(np.array([pair.test.p for pair in pairs], dtype=np.float64))
+    return tuple(replace(pair, p_holm=float(p)) for pair, p in zip(pairs, corrected, strict=True))
+
+
+def comparisons(
+    predictions: Predictions, *, alpha: float = 0.05, effort: Effort = Effort()
+) -> dict[str, Any] | None:
+    """Return the section ``comparisons`` of scores.json: every system against the best.
+
+    None where no system has a score. Arguments as in `against`.
+    """
+    reference = best(predictions)
+    if reference is None:
+        return None
+    pairs = against(predictions, reference, alpha=alpha, effort=effort)
+    smallest = [pair.detectable for pair in pairs if not math.isnan(pair.detectable)]
+    cautions = dict.fromkeys(text for pair in pairs for text in pair.caution.split("; ") if text)
+    return {
+        "metric": "uar",
+        "method": METHOD,
+        "alpha": alpha,
+        "correction": "Holm",
+        "reference": {"name": reference.name, "encoders": list(reference.encoders)},
+        # The pairs' errors differ, since similar systems err on the same clips: the middle one.
+        "detectable": float(np.median(smallest)) if smallest else None,
+        "pairs": [
+            {"name": pair.second.name, "encoders": list(pair.second.encoders)} | pair.outcome()
+            for pair in pairs
+        ],
+        "caution": "; ".join([*cautions, CHOSEN] if pairs else cautions),
+    }
+
+
+def _coarse(interval: Interval, alpha: float) -> str:
+    """Return a caution where no difference at all could be significant."""
+    least = 2.0 ** (1 - interval.clusters) if interval.clusters < 60 else 0.0
+    if least <= alpha:
+        return ""
+    return f"with {interval.clusters} {plural(interval.unit)} no p can be below {least:.3g}"
+
+
+def _called(entry: SystemEntry) -> str:
+    return f"{entry.name} ({entry.joined})"
+
+
+def _p(value: float) -> str:
+    return f"{value:.4f}" if value < 0.01 else f"{value:.2f}"
+
+
+def _plain(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)

@@ -1,0 +1,214 @@
+"""Comparisons of systems: of one record and of two, in words and in numbers."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn import metrics as sklearn_metrics
+
+from nver.comparison import CHOSEN, ONE_SEED, Effort, against, best, compare, comparisons
+from nver.errors import EvaluationError
+from nver.predictions import Predictions, SystemEntry
+
+LABELS = ("sad", "happy", "angry")
+QUICK = Effort(resamples=400, swaps=999)
+
+
+def record(shares, speakers=12, seeds=(0,), names=True, draw=0):
+    """Return predictions of 4 clips of each class by each speaker.
+
+    `shares` says how often a system is right, by its name; a transductive one is a system as well.
+    """
+    rng = np.random.default_rng(draw)
+    label = np.tile(np.repeat(LABELS, 4), speakers)
+    who = np.repeat([f"{i:03d}" for i in range(speakers)], 12).astype(object)
+    tables, entries = [], []
+    for name, share in shares.items():
+        entries.append(SystemEntry(name, ("a", "b"), 1.0))
+        for seed in seeds:
+            right = rng.random(len(label)) < share
+            wrong = np.roll(LABELS, 1)[[LABELS.index(one) for one in label]]
+            tables.append(
+                pd.DataFrame(
+                    {
+                        "clip": [f"{i:064x}" for i in range(len(label))],
+                        "file": [f"{i}.wav" for i in range(len(label))],
+                        "speaker": who.tolist() if names else [None] * len(label),
+                        "label": label,
+                        "system": name,
+                        "encoders": "a+b",
+                        "seed": seed,
+                        "fold": (np.arange(len(label)) // 12 % 3).astype(str),
+                        "predicted": np.where(right, label, wrong),
+                    }
+                    | {f"p_{one}": np.float32(1 / 3) for one in LABELS}
+                )
+            )
+    return Predictions(pd.concat(tables, ignore_index=True), LABELS, tuple(entries))
+
+
+def uar_of(predictions, name):
+    rows = predictions.frame[predictions.frame["system"] == name]
+    return sklearn_metrics.balanced_accuracy_score(rows["label"], rows["predicted"])
+
+
+def test_a_clear_difference_is_found_and_said():
+    predictions = record({"mata": 0.8, "lda": 0.5})
+    one, other = predictions.entries
+    found = compare(predictions, one, predictions, other, effort=QUICK)
+    assert found.scores == pytest.approx((uar_of(predictions, "mata"), uar_of(predictions, "lda")))
+    assert found.difference.value == pytest.approx(found.scores[0] - found.scores[1])
+    assert found.distinguishable
+    assert 0 < found.detectable < found.difference.value
+    assert found.effect > 0.8
+    assert found.effect_name == "d_z over speakers"
+    assert found.mcnemar is None
+    assert re.fullmatch(
+        r"mata \(a\+b\) is \d+\.\d points of UAR above lda \(a\+b\) \(95 % interval \d+\.\d to "
+        r"\d+\.\d, p = 0\.00\d\d\): the two are distinguishable\.",
+        found.sentence(),
+    )
+    turned = compare(predictions, other, predictions, one, effort=QUICK).sentence()
+    assert "lda (a+b) is " in turned
+    assert "below mata (a+b) (95 % interval" in turned
+    assert "interval -" not in turned
+
+
+def test_no_difference_is_said_with_what_could_have_been_seen():
+    predictions = record({"mata": 0.6, "lda": 0.6})
+    one, other = predictions.entries
+    found = compare(predictions, one, predictions, other, effort=QUICK)
+    assert not found.distinguishable
+    assert found.sentence().endswith(
+        f"not distinguishable. These clips would show a difference of "
+        f"{found.detectable * 100:.1f} points in four of five cases."
+    )
+    assert found.caution == ONE_SEED
+
+
+def test_the_table_is_of_everything_against_the_best_that_judges_clips_alone():
+    shares = {"lda": 0.55, "mata": 0.7, "mata-transductive": 0.9, "late": 0.66}
+    predictions = record(shares, seeds=(0, 1, 2, 3), speakers=30)
+    table = comparisons(predictions, effort=QUICK)
+    assert json.loads(json.dumps(table)) == table
+    assert best(predictions).name == table["reference"]["name"] == "mata"
+    assert [pair["name"] for pair in table["pairs"]] == ["lda", "mata-transductive", "late"]
+    assert table["pairs"][1]["difference"] < 0
+    assert [pair["distinguishable"] for pair in table["pairs"]] == [True, True, False]
+    singles = [pair["p"] for pair in table["pairs"]]
+    assert all(pair["p_holm"] >= p for pair, p in zip(table["pairs"], singles, strict=True))
+    assert table["detectable"] == sorted(pair["detectable"] for pair in table["pairs"])[1]
+    assert table["caution"] == CHOSEN
+
+
+def test_one_system_has_nothing_to_be_compared_with():
+    table = comparisons(record({"lda": 0.5}))
+    assert (table["pairs"], table["detectable"], table["caution"]) == ([], None, "")
+
+
+def test_two_records_of_the_same_clips_in_another_order():
+    predictions = record({"mata": 0.8}, draw=1)
+    other = record({"mata": 0.6}, draw=2)
+    shuffled = replace(other, frame=other.frame.sample(frac=1, random_state=0))
+    relabelled = replace(shuffled, labels=LABELS[::-1])
+    together = pd.concat([predictions.frame, other.frame.assign(system="lda")], ignore_index=True)
+    entries = (predictions.entries[0], SystemEntry("lda", ("a", "b"), 1.0))
+    same = Predictions(together, LABELS, entries)
+    expected = compare(same, entries[0], same, entries[1], effort=QUICK)
+    for second in (other, shuffled, relabelled):
+        found = compare(predictions, entries[0], second, second.entries[0], effort=QUICK)
+        assert found.outcome() == expected.outcome()
+        assert found.caution == ONE_SEED
+
+
+def test_other_folds_are_a_caution():
+    predictions = record({"mata": 0.8})
+    renamed = replace(
+        predictions, frame=predictions.frame.assign(fold="x" + predictions.frame["fold"])
+    )
+    moved = replace(predictions, frame=predictions.frame.assign(fold="0"))
+    entry = predictions.entries[0]
+    assert compare(predictions, entry, renamed, entry, effort=QUICK).caution == ONE_SEED
+    caution = compare(predictions, entry, moved, entry, effort=QUICK).caution
+    assert caution.startswith("the two runs have other folds")
+
+
+def test_speakers_known_to_one_record_are_enough():
+    named, nameless = record({"mata": 0.8}), record({"mata": 0.6}, names=False, draw=3)
+    entry = named.entries[0]
+    for first, second in ((named, nameless), (nameless, named)):
+        found = compare(first, entry, second, entry, effort=QUICK)
+        assert (found.difference.unit, found.difference.clusters) == ("speaker", 12)
+
+
+def test_independent_clips_have_mcnemar_too():
+    predictions = record({"mata": 0.8, "lda": 0.5}, names=False)
+    one, other = predictions.entries
+    found = compare(predictions, one, predictions, other, effort=QUICK)
+    assert found.mcnemar.p < 0.001
+    assert found.effect_name == "Cohen's g"
+    assert 0.15 < found.effect < 0.5
+    assert "all clips have no speaker" in found.caution
+    seeds = record({"mata": 0.8, "lda": 0.5}, names=False, seeds=(0, 1))
+    assert compare(seeds, one, seeds, other, effort=QUICK).mcnemar is None
+
+
+def test_with_few_speakers_nothing_can_be_found_and_it_says_so():
+    predictions = record({"mata": 0.95, "lda": 0.3}, speakers=4)
+    one, other = predictions.entries
+    found = compare(predictions, one, predictions, other, effort=QUICK)
+    assert found.test.exact
+    assert found.test.p == 0.125
+    assert not found.distinguishable
+    assert "with 4 speakers no p can be below 0.125" in found.caution
+
+
+def test_one_speaker_cannot_be_compared():
+    predictions = record({"mata": 0.95, "lda": 0.3}, speakers=1)
+    one, other = predictions.entries
+    found = compare(predictions, one, predictions, other, effort=QUICK)
+    assert found.sentence() == (
+        "mata (a+b) and lda (a+b) cannot be compared: one speaker says nothing about others."
+    )
+    outcome = found.outcome()
+    assert json.loads(json.dumps(found.to_dict(), allow_nan=False)) == found.to_dict()
+    assert outcome["low"] is outcome["effect"] is outcome["detectable"] is None
+
+
+def test_what_cannot_be_compared_is_an_error():
+    predictions = record({"mata": 0.8})
+    entry = predictions.entries[0]
+    rows = predictions.frame
+    fewer = replace(predictions, frame=rows[rows["file"] != "3.wav"])
+    message = (
+        "Expected two runs of the same clips, but 143 clips are in both, 1 only in the first and 0 "
+        "only in the second. Evaluate both systems on the same corpus."
+    )
+    with pytest.raises(EvaluationError, match=re.escape(message)):
+        compare(predictions, entry, fewer, entry)
+    other = replace(predictions, frame=rows.assign(label=np.roll(rows["label"], 4)))
+    with pytest.raises(EvaluationError, match="144 of 144 clips are labelled otherwise"):
+        compare(predictions, entry, other, entry)
+    with pytest.raises(EvaluationError, match=re.escape("holds no system 'lda' on a+b")):
+        compare(predictions, entry, predictions, SystemEntry("lda", ("a", "b"), 1.0))
+    with pytest.raises(EvaluationError, match="Expected one of the metrics"):
+        compare(predictions, entry, predictions, entry, metric="f1")
+    two = record({"mata": 0.8, "lda": 0.5})
+    gap = two.frame[(two.frame["system"] == "mata") | (two.frame["file"] != "3.wav")]
+    broken = replace(two, frame=gap)
+    with pytest.raises(EvaluationError, match="0 lack an answer of the first and 1 of the second"):
+        against(broken, broken.entries[0])
+
+
+def test_nan_is_no_score():
+    assert best(record({"mata-transductive": 0.5})) is None
+    assert comparisons(record({"mata-transductive": 0.5})) is None
+    assert not math.isnan(
+        against(record({"a": 0.5, "b": 0.5}), SystemEntry("a", ("a", "b"), 1.0))[0].p_holm
+    )
