@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -65,10 +65,7 @@ class Answers:
     @property
     def unit(self) -> Unit:
         """What the independent units are: see `nver.significance.Interval`."""
-        unknown = self.clips["speaker"].isna()
-        if unknown.all():
-            return "clip"
-        return "mixed" if unknown.any() else "speaker"
+        return unit_of(self.clips["speaker"])
 
     def confusions(
         self, key: Key, only: Bool[np.ndarray, "clips"] | None = None
@@ -93,6 +90,14 @@ class Answers:
             (places[clip], seed, self.truth[clip], answers[seed, clip]), shape
         )
         return np.bincount(cells, minlength=int(np.prod(shape))).reshape(shape).astype(np.int32)
+
+
+def unit_of(speakers: pd.Series[Any]) -> Unit:
+    """Return what the independent units of clips with these speakers are."""
+    unknown = speakers.isna()
+    if unknown.all():
+        return "clip"
+    return "mixed" if unknown.any() else "speaker"
 
 
 def code(frame: pd.DataFrame, labels: Sequence[str]) -> Answers:

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int32
 
-from nver.answers import Answers, Key, code
+from nver.answers import Answers, Key, code, unit_of
 from nver.errors import EvaluationError
 from nver.metrics import METRICS, per_class
 from nver.significance import Interval, Unit, cluster_bootstrap
@@ -220,7 +220,7 @@ class Predictions:
 
     def unit(self) -> Unit:
         """Return what the independent units of the corpus are: see `nver.significance.Interval`."""
-        return self.answers.unit
+        return unit_of(self.frame["speaker"])
 
     def confusions(self, entry: SystemEntry) -> Int32[np.ndarray, "clusters seeds classes classes"]:
         """Return the confusion matrices of one system for each speaker and seed.
