@@ -10,6 +10,9 @@ from typing import Any, NoReturn
 from nver.protocols import PROTOCOLS
 from nver.registry import nearest
 
+FORMATS = ("html", "md", "latex", "json")
+"""What ``nver report --format`` makes, the default first."""
+
 TRIALS = 16
 """Settings that ``--tune`` tries when it is not told how many."""
 
@@ -58,10 +61,8 @@ def parser() -> argparse.ArgumentParser:
     _embed_command(commands)
     _evaluate_command(commands)
 
-    report = commands.add_parser(
-        "report", help="rebuild the tables, figures and the page from a run's predictions"
-    )
-    report.add_argument("run_folder", type=Path, metavar="RUN")
+    _report_command(commands)
+    _compare_command(commands)
     for command in commands.choices.values():
         command.add_argument(
             "--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS
@@ -199,6 +200,45 @@ def _evaluate_command(commands: Any) -> None:
     evaluate.add_argument(
         "--out", type=Path, required=True, metavar="RUN", help="folder for the results"
     )
+
+
+def _report_command(commands: Any) -> None:
+    report = commands.add_parser(
+        "report",
+        help="rebuild the page from a run's predictions, or print its table for a paper",
+        description="Rebuild the tables, figures and the page from a run's predictions (html), or "
+        "print the result table: Markdown, LaTeX (booktabs) or JSON.",
+    )
+    report.add_argument("run_folder", type=Path, metavar="RUN")
+    report.add_argument(
+        "--format", choices=FORMATS, default=FORMATS[0], help=f"default {FORMATS[0]}"
+    )
+    report.add_argument(
+        "--out", type=Path, metavar="FILE", help="write the table to this file (not with html)"
+    )
+
+
+def _compare_command(commands: Any) -> None:
+    compare = commands.add_parser(
+        "compare",
+        help="test whether systems differ on the same clips",
+        description="Test whether two systems differ on the same out-of-fold clips: the difference "
+        "in UAR with its interval, a paired permutation test, an effect size, and how small a "
+        "difference these clips could show. One RUN: every system against the best, Holm-corrected."
+        " Two runs: the best of each.",
+    )
+    compare.add_argument("run_folder", type=Path, metavar="RUN")
+    compare.add_argument("other_folder", type=Path, metavar="RUN2", nargs="?")
+    compare.add_argument(
+        "-s",
+        "--system",
+        action="append",
+        default=[],
+        metavar="SYSTEM[@ENCODER+...]",
+        help="once: this system against all others (of RUN2: against the same one); twice: these "
+        "two, the second of RUN2 if it is given",
+    )
+    compare.add_argument("--json", action="store_true", help="as JSON")
 
 
 def _fold_options(parser: argparse.ArgumentParser) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from nver.arguments import parser
-from nver.errors import NverError
+from nver.errors import NverError, SettingsError
 
 if TYPE_CHECKING:
     from nver.config import Settings
@@ -101,7 +101,30 @@ def _show_failures(failures: Sequence[Failure]) -> None:
 def _report(arguments: argparse.Namespace) -> int:
     from nver.report import write_report
 
-    print(f"Report: {write_report(arguments.run_folder)}")
+    if arguments.format == "html":
+        if arguments.out:
+            raise SettingsError(
+                "The page stands in its run folder; --out is for --format md, latex and json."
+            )
+        print(f"Report: {write_report(arguments.run_folder)}")
+        return DONE
+    from nver.report.formats import FORMATS
+    from nver.report.record import read_record
+
+    text = FORMATS[arguments.format](read_record(arguments.run_folder))
+    if arguments.out:
+        arguments.out.write_text(text, encoding="utf-8")
+        print(f"Table: {arguments.out}")
+    else:
+        print(text, end="")
+    return DONE
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    from nver.versus import versus
+
+    found = versus(arguments.run_folder, arguments.other_folder, arguments.system)
+    print(json.dumps(found.to_dict(), indent=1) if arguments.json else found.text())
     return DONE
 
 
@@ -157,6 +180,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "embed": _embed,
     "evaluate": _evaluate,
     "report": _report,
+    "compare": _compare,
 }
 
 

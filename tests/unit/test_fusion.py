@@ -102,6 +102,16 @@ def test_the_papers_six_tokens_in_their_order():
     torch.testing.assert_close(side_by_side(expected)[1], expected[:, 1].flatten())
 
 
+@pytest.mark.parametrize("name", ["attention", "mata"])
+def test_five_encoders_train_too(name):
+    """Many copies of a token all but never vanish together: rarer than a bit can say."""
+    five = tuple(slice(6 * i, 6 * i + 6) for i in range(5))
+    fusion = _fusion(name, five).train()
+    assert fusion(_random(9, 30)).shape == (9, 4)
+    levels = fusion.attention.levels
+    assert (levels.int().diff(dim=0) >= 0).all()
+
+
 def test_three_encoders_have_six_ordered_pairs():
     latents = [_random(4, 3, seed=s) for s in range(3)]
     moved = BatchCoupling().move(latents)

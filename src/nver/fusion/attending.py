@@ -124,5 +124,6 @@ def _levels(counts: Sequence[int]) -> Tensor:
         for survive in range(count):
             chance = (1 - DROPOUT) ** survive * DROPOUT ** (count - survive)
             at_most += math.comb(count, survive) * chance
-            levels[survive, key] = round(at_most * LEVELS) - LEVELS // 2 - 1
+            # Rarer than one in LEVELS (many copies, none survives) is taken as one in LEVELS.
+            levels[survive, key] = max(1, round(at_most * LEVELS)) - LEVELS // 2 - 1
     return levels

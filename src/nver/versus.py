@@ -1,0 +1,217 @@
+"""What `nver compare` says: which systems of one run or of two differ on the same clips.
+
+The tests are those of `nver.comparison`; here systems are picked by name and the results printed.
+"""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nver.comparison import Comparison, against, best, compare
+from nver.errors import SettingsError
+from nver.metrics import METRICS
+from nver.predictions import Predictions, SystemEntry
+from nver.registry import unknown
+from nver.significance import holm
+
+WIDTH = 100
+
+
+@dataclass(frozen=True)
+class Versus:
+    """Comparisons of one command, corrected together.
+
+    Parameters
+    ----------
+    folders : tuple of Path
+        The run, and the other one where two are compared.
+    pairs : tuple of Comparison
+        Each with its corrected p.
+    """
+
+    folders: tuple[Path, ...]
+    pairs: tuple[Comparison, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain JSON values."""
+        return {
+            "runs": [str(folder) for folder in self.folders],
+            "correction": "Holm" if len(self.pairs) > 1 else None,
+            "pairs": [pair.to_dict() for pair in self.pairs],
+        }
+
+    def text(self) -> str:
+        """Return the table for a terminal, at most 100 columns wide, with what it means."""
+        if len(self.pairs) == 1:
+            pair = self.pairs[0]
+            return "\n".join([*_wrapped(pair.sentence()), *_cautions([pair.caution])])
+        firsts = {pair.first for pair in self.pairs}
+        metric = METRICS[self.pairs[0].metric].title
+        lines = []
+        if len(firsts) == 1:
+            pair = self.pairs[0]
+            lines += [f"{_called(pair.first)}, {metric} {_percent(pair.scores[0])} %, against:", ""]
+        lines.append(
+            f"  {'':<44}{metric + ' %':>6}{'difference [interval]':>26}{'p':>8}{'p Holm':>8}"
+        )
+        for pair in self.pairs:
+            lines += _row(pair, named=len(firsts) > 1)
+        lines += ["", *_wrapped(self._told())]
+        return "\n".join([*lines, *_cautions([pair.caution for pair in self.pairs])])
+
+    def _told(self) -> str:
+        alike = sum(not pair.distinguishable for pair in self.pairs)
+        smallest = [pair.detectable for pair in self.pairs if not math.isnan(pair.detectable)]
+        said = (
+            f"Difference in points, the first minus the second, with its {self._level()} % interval"
+            f"; = marks the {alike} of {len(self.pairs)} that are not distinguishable after Holm's "
+            "correction."
+        )
+        if not smallest:
+            return said
+        return (
+            f"{said} These clips would show a difference of about "
+            f"{100 * float(np.median(smallest)):.1f} points in four of five cases."
+        )
+
+    def _level(self) -> int:
+        return round(100 * self.pairs[0].difference.level)
+
+
+def versus(folder: Path, other: Path | None = None, picked: Sequence[str] = ()) -> Versus:
+    """Compare systems of one run, or of two.
+
+    Parameters
+    ----------
+    folder, other : Path
+        Run folders; without `other` both systems are of `folder`.
+    picked : sequence of str
+        None, one or two systems, each ``SYSTEM`` or ``SYSTEM@ENCODER+ENCODER``. Two are compared
+        with each other, the second being of `other` if that is given. One is compared with every
+        other system of its run, or with itself in `other`. Without any the best system takes its
+        place; in two runs the best of each are compared, then every system that both have.
+
+    Raises
+    ------
+    SettingsError
+        If more than two are picked, a name fits several systems, or there is nothing to compare.
+    UnknownNameError
+        If a run has no such system.
+    EvaluationError
+        If a folder holds no predictions, or the runs are not of the same clips.
+    """
+    if len(picked) > 2:
+        raise SettingsError(f"Expected at most two systems (-s), got {len(picked)}.")
+    first = _read(folder)
+    second = first if other is None else _read(other)
+    folders = (folder,) if other is None else (folder, other)
+    if len(picked) == 2:
+        couples = [(find(first, picked[0]), find(second, picked[1]))]
+    elif other is None:
+        reference = find(first, picked[0]) if picked else _best(first, folder)
+        pairs = against(first, reference)
+        if not pairs:
+            raise SettingsError(f"'{folder}' has one system: there is nothing to compare it with.")
+        return Versus(folders, pairs)
+    elif picked:
+        couples = [(find(first, picked[0]), find(second, picked[0]))]
+    else:
+        couples = _counterparts(first, second, folder, other)
+    pairs = tuple(compare(first, one, second, two) for one, two in couples)
+    corrected = holm(np.array([pair.test.p for pair in pairs], dtype=np.float64))
+    return Versus(
+        folders,
+        tuple(replace(pair, p_holm=float(p)) for pair, p in zip(pairs, corrected, strict=True)),
+    )
+
+
+def find(predictions: Predictions, text: str) -> SystemEntry:
+    """Return the system that ``SYSTEM[@ENCODER+...]`` names; the encoders may stand in any order.
+
+    Raises
+    ------
+    UnknownNameError
+        If there is none.
+    SettingsError
+        If there are several.
+    """
+    name, _, listed = text.partition("@")
+    named = [entry for entry in predictions.entries if entry.name == name]
+    if not named:
+        raise unknown("system of the run", name, [entry.name for entry in predictions.entries])
+    wanted = sorted(listed.split("+"))
+    found = [entry for entry in named if not listed or sorted(entry.encoders) == wanted]
+    if len(found) == 1:
+        return found[0]
+    known = ", ".join(f"{entry.name}@{entry.joined}" for entry in named)
+    problem = "fits several systems" if found else "is no system of the run"
+    raise SettingsError(f"'{text}' {problem}. Choose one of: {known}.")
+
+
+def _read(folder: Path) -> Predictions:
+    return Predictions.from_parquet(folder / "predictions.parquet")
+
+
+def _best(predictions: Predictions, folder: Path) -> SystemEntry:
+    found = best(predictions)
+    if found is None:
+        raise SettingsError(f"No system of '{folder}' has a score to compare. Pick two with -s.")
+    return found
+
+
+def _counterparts(
+    first: Predictions, second: Predictions, folder: Path, other: Path
+) -> list[tuple[SystemEntry, SystemEntry]]:
+    """Return the best of each, then every system that both runs have."""
+    theirs = {(entry.name, entry.joined): entry for entry in second.entries}
+    same = [
+        (entry, theirs[entry.name, entry.joined])
+        for entry in first.entries
+        if (entry.name, entry.joined) in theirs
+    ]
+    return list(dict.fromkeys([(_best(first, folder), _best(second, other)), *same]))
+
+
+def _row(pair: Comparison, *, named: bool) -> list[str]:
+    mark = " " if pair.distinguishable else "="
+    difference = pair.difference
+    ends = ""
+    if not math.isnan(difference.low):
+        ends = f" [{100 * difference.low:+.1f}, {100 * difference.high:+.1f}]"
+    told = f"{100 * difference.value:+.1f}{ends}"
+    figures = f"{_percent(pair.scores[1]):>6}{told:>26}{_p(pair.test.p):>8}{_p(pair.p_holm):>8}"
+    name = _called(pair.second)
+    if named:
+        name = f"{_called(pair.first)} {_percent(pair.scores[0])} - {name}"
+    if len(name) < 44:
+        return [f"{mark} {name:<44}{figures}"]
+    wrapped = textwrap.wrap(name, WIDTH - 4, subsequent_indent="    ")
+    return [f"{mark} {wrapped[0]}", *wrapped[1:], f"  {'':<44}{figures}"]
+
+
+def _cautions(given: Sequence[str]) -> list[str]:
+    said = dict.fromkeys(part for text in given for part in text.split("; ") if part)
+    return [line for part in said for line in _wrapped(f"Note: {part}.")]
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH)
+
+
+def _called(entry: SystemEntry) -> str:
+    return f"{entry.name} ({' + '.join(entry.encoders)})"
+
+
+def _percent(value: float) -> str:
+    return "-" if math.isnan(value) else f"{100 * value:.1f}"
+
+
+def _p(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.4f}" if value < 0.01 else f"{value:.2f}"

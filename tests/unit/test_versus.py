@@ -1,0 +1,148 @@
+"""`nver compare`: which systems are picked, what is said, and how two runs stand to each other."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from nver import cli
+from nver.errors import EvaluationError, SettingsError, UnknownNameError
+from nver.predictions import Predictions, SystemEntry
+from nver.versus import find, versus
+
+LABELS = ("cry", "laugh", "scream")
+RIGHT = {
+    ("lda", "a"): 0.5,
+    ("lda", "b"): 0.9,
+    ("mata", "a+b"): 0.88,
+    ("mata-transductive", "a+b"): 0.95,
+}
+
+
+def _record(right, clips: int = 240, seed: int = 0) -> Predictions:
+    rng = np.random.default_rng(seed)
+    truth = np.arange(clips) % 3
+    parts = []
+    for (name, encoders), share in right.items():
+        hit = rng.random(clips) < share
+        told = np.where(hit, truth, (truth + 1) % 3)
+        frame = pd.DataFrame(
+            {
+                "clip": [f"{i:04d}" for i in range(clips)],
+                "file": [f"{i:04d}.wav" for i in range(clips)],
+                "speaker": [f"s{i // 12:02d}" for i in range(clips)],
+                "label": [LABELS[t] for t in truth],
+                "system": name,
+                "encoders": encoders,
+                "seed": 0,
+                "fold": [str(i // 12 % 5) for i in range(clips)],
+                "predicted": [LABELS[t] for t in told],
+            }
+        )
+        for place, label in enumerate(LABELS):
+            frame[f"p_{label}"] = np.where(told == place, 0.8, 0.1).astype(np.float32)
+        parts.append(frame)
+    entries = tuple(SystemEntry(name, tuple(e.split("+")), 1.0) for name, e in right)
+    return Predictions(pd.concat(parts, ignore_index=True), LABELS, entries)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Return two run folders of the same clips; the second is a weaker lda on b, and mata."""
+    folder = tmp_path_factory.mktemp("runs")
+    _record(RIGHT).to_parquet(folder / "one" / "predictions.parquet")
+    weaker = {("lda", "b"): 0.6, ("mata", "a+b"): 0.88}
+    _record(weaker, seed=1).to_parquet(folder / "two" / "predictions.parquet")
+    return folder / "one", folder / "two"
+
+
+def _pairs(found):
+    return [
+        (pair.first.name, pair.first.joined, pair.second.name, pair.second.joined)
+        for pair in found.pairs
+    ]
+
+
+def test_one_run_is_the_best_against_all_others(runs):
+    found = versus(runs[0])
+    assert _pairs(found) == [
+        ("lda", "b", "lda", "a"),
+        ("lda", "b", "mata", "a+b"),
+        ("lda", "b", "mata-transductive", "a+b"),
+    ]
+    marks = {(pair.second.name, pair.second.joined): pair.distinguishable for pair in found.pairs}
+    assert marks["lda", "a"]
+    assert not marks["mata", "a+b"]
+
+
+def test_two_picked_systems_stand_against_each_other(runs):
+    found = versus(runs[0], picked=["mata@b+a", "lda@a"])
+    assert _pairs(found) == [("mata", "a+b", "lda", "a")]
+    assert found.text().startswith("mata (a+b) is ")
+    assert found.to_dict()["correction"] is None
+
+
+def test_one_picked_system_is_the_reference(runs):
+    found = versus(runs[0], picked=["mata"])
+    assert {pair.first.name for pair in found.pairs} == {"mata"}
+    assert len(found.pairs) == 3
+
+
+def test_two_runs_are_compared_by_their_best_and_what_both_have(runs):
+    found = versus(*runs)
+    assert _pairs(found) == [
+        ("lda", "b", "mata", "a+b"),
+        ("lda", "b", "lda", "b"),
+        ("mata", "a+b", "mata", "a+b"),
+    ]
+    assert found.pairs[1].distinguishable
+    assert found.pairs[1].p_holm >= found.pairs[1].test.p
+    assert _pairs(versus(*runs, ["mata"])) == [("mata", "a+b", "mata", "a+b")]
+    assert _pairs(versus(*runs, ["lda@a", "lda"])) == [("lda", "a", "lda", "b")]
+
+
+def test_the_table_fits_a_terminal_and_marks_what_is_alike(runs):
+    lines = versus(runs[0]).text().splitlines()
+    assert lines[0].startswith("lda (b), UAR ")
+    assert max(map(len, lines)) <= 100
+    assert next(line[0] for line in lines if line[2:].startswith("mata")) == "="
+    assert any("= marks the" in line for line in lines)
+    assert any(line.startswith("Note: ") for line in lines)
+
+
+def test_runs_of_other_clips_are_refused(runs, tmp_path):
+    _record(RIGHT, clips=120).to_parquet(tmp_path / "predictions.parquet")
+    with pytest.raises(EvaluationError):
+        versus(runs[0], tmp_path)
+
+
+def test_a_name_that_is_unknown_or_fits_several_says_what_there_is(runs):
+    record = _record(RIGHT)
+    with pytest.raises(UnknownNameError, match="Did you mean 'mata'"):
+        find(record, "mtaa")
+    with pytest.raises(SettingsError, match=r"'lda' fits several systems\. Choose one of: lda@a"):
+        find(record, "lda")
+    with pytest.raises(SettingsError, match="'mata@a' is no system of the run"):
+        find(record, "mata@a")
+    with pytest.raises(SettingsError, match="at most two systems"):
+        versus(runs[0], picked=["lda@a", "lda@b", "mata"])
+
+
+def test_a_run_of_one_system_has_nothing_to_compare(tmp_path):
+    _record({("lda", "a"): 0.5}).to_parquet(tmp_path / "predictions.parquet")
+    with pytest.raises(SettingsError, match="has one system"):
+        versus(tmp_path)
+
+
+def test_the_command_prints_a_table_or_json(runs, capsys):
+    assert cli.main(["compare", str(runs[0])]) == cli.DONE
+    assert "p Holm" in capsys.readouterr().out
+    assert cli.main(["compare", *map(str, runs), "-s", "mata", "--json"]) == cli.DONE
+    told = json.loads(capsys.readouterr().out)
+    assert told["runs"] == [str(run) for run in runs]
+    assert told["pairs"][0]["first"]["name"] == "mata"
+    assert cli.main(["compare", str(runs[0]), "nowhere"]) == cli.ERROR
+    assert "Expected predictions at" in capsys.readouterr().err
