@@ -40,6 +40,7 @@ ASIDE = frozenset(
     {"__pycache__", "encoders", "corpora", "report", "serve"}
     | {"cli.py", "arguments.py", "listings.py", "config.py", "experiment.py", "maps.py"}
     | {"progress.py", "record.py", "effects.py", "encoding.py", "perturbation.py", "perturbed.py"}
+    | {"robustness.py"}
 )
 """Parts of the package that change no training: what they give is hashed itself, or comes later."""
 

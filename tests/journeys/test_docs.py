@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import nver
+from nver.perturbation import PERTURBATIONS
 from nver.protocols import PROTOCOLS
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -49,3 +50,12 @@ def test_every_protocol_stands_in_the_docs_with_its_warning() -> None:
     page = (DOCS / "protocol.md").read_text(encoding="utf-8")
     for protocol in PROTOCOLS.values():
         assert f"| `{protocol.name}` | {protocol.summary} | {protocol.warning} |" in page
+
+
+def test_every_perturbation_stands_in_the_docs_with_its_range() -> None:
+    page = (DOCS / "robustness.md").read_text(encoding="utf-8")
+    for kind in PERTURBATIONS.values():
+        (line,) = (line for line in page.splitlines() if line.startswith(f"| `{kind.name}"))
+        if kind.value is not None:
+            assert line.startswith(f"| `{kind.name}:{kind.unit}` |")
+            assert line.endswith(f"| {kind.low:g} to {kind.high:g}, usually {kind.value:g} |")

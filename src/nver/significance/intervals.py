@@ -189,6 +189,7 @@ def paired_difference(
     seed: int = 0,
     level: float = 0.95,
     unit: Unit = "speaker",
+    same_seeds: bool = False,
 ) -> Interval:
     """Return the score of `first` minus that of `second` on the same clips, with its interval.
 
@@ -201,11 +202,15 @@ def paired_difference(
         Counts of the same clusters, as in `cluster_bootstrap`.
     metric, n, seed, level, unit
         As in `cluster_bootstrap`.
+    same_seeds : bool
+        Whether the two are answers of the same trained models, seed by seed, to other sounds: then
+        the variance of the seeds is that of their difference.
 
     Raises
     ------
     EvaluationError
-        As in `cluster_bootstrap`, and if the two are not of the same clips.
+        As in `cluster_bootstrap`, and if the two are not of the same clips, or with `same_seeds`
+        not of as many seeds.
     """
     _check(first, n, level)
     check_paired(first, second)
@@ -215,15 +220,23 @@ def paired_difference(
     whole = both.sum(axis=0, keepdims=True)
     values = score(whole[:, :width])[0], other(whole[:, width:])[0]
     seeds = len(values[0])
+    if same_seeds and len(values[1]) != seeds:
+        raise EvaluationError(
+            f"Expected the same seeds on both sides, got {seeds} and {len(values[1])}."
+        )
     reason = _no_interval(float(values[0].mean() - values[1].mean()), len(both), unit)
     draws = np.empty((0, seeds + len(values[1])))
     if not reason:
         draws = resampled(
             both, lambda sums: np.hstack([score(sums[:, :width]), other(sums[:, width:])]), n, seed
         )
-    sides = _Draws(values[0], draws[:, :seeds]), _Draws(values[1], draws[:, seeds:])
     span = metric.high - metric.low
-    return _interval(sides, (1.0, -1.0), level, len(both), unit, reason, (-span, span))
+    about = (level, len(both), unit, reason, (-span, span))
+    if same_seeds:
+        alone = _Draws(values[0] - values[1], draws[:, :seeds] - draws[:, seeds:])
+        return _interval((alone,), (1.0,), *about)
+    sides = _Draws(values[0], draws[:, :seeds]), _Draws(values[1], draws[:, seeds:])
+    return _interval(sides, (1.0, -1.0), *about)
 
 
 def ratio_bootstrap(
