@@ -10,7 +10,7 @@ promise of the sets is approximate; how often they hold the true class is theref
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ NO_INNER = (
     "This needs predictions of each fold's training clips by models that did not see them: run "
     "nver evaluate with --calibrate."
 )
-INNER_COLUMNS = ("label", "fold", "seed")
+INNER_COLUMNS = ["label", "fold", "seed"]
 """What is needed of inner predictions, beside system, encoders and probabilities."""
 
 CAUTION = (
@@ -57,24 +57,29 @@ class _Rows:
 
     probabilities: Float64[np.ndarray, "rows classes"]
     truth: Int64[np.ndarray, "rows"]
-    fold: np.ndarray  # text [rows]
-    seed: np.ndarray  # integers [rows]
+    fold: Int64[np.ndarray, "rows"]  # places in `folds`
+    folds: tuple[str, ...]
+    seed: Int64[np.ndarray, "rows"]
     cluster: Int64[np.ndarray, "rows"]
 
     @classmethod
     def of(cls, frame: pd.DataFrame, labels: tuple[str, ...]) -> _Rows:
         """Return the rows of a frame; EvaluationError if they hold no probabilities or labels."""
-        truth = pd.Index(labels).get_indexer(pd.Index(frame["label"])).astype(np.int64)
+        code, names = pd.factorize(frame["label"])
+        places = pd.Index(labels).get_indexer(pd.Index(names))
+        truth = np.append(places, -1)[code].astype(np.int64)  # the code of a missing label is -1
         if (truth < 0).any():
             odd = frame["label"].iloc[int(np.flatnonzero(truth < 0)[0])]
             raise EvaluationError(
                 f"The predictions hold the label '{odd}', which is none of: {', '.join(labels)}."
             )
         columns = [f"p_{label}" for label in labels]
+        fold, folds = pd.factorize(frame["fold"])
         return cls(
             probabilities=checked(frame[columns].to_numpy(dtype=np.float64), truth),
             truth=truth,
-            fold=frame["fold"].to_numpy(dtype=object),
+            fold=fold.astype(np.int64),
+            folds=tuple(str(name) for name in folds),
             seed=frame["seed"].to_numpy(dtype=np.int64),
             cluster=_clusters(frame),
         )
@@ -88,11 +93,17 @@ class _Rows:
         sums = np.bincount(self.cluster, weights=each)
         return ratio_bootstrap(sums, np.bincount(self.cluster), unit=unit).to_dict()
 
-    def parts(self, *, by_seed: bool) -> Iterator[tuple[tuple[Any, ...], np.ndarray]]:
-        """Yield (fold,), or (fold, seed), and the places of its rows."""
-        keys = [self.fold, self.seed] if by_seed else [self.fold]
-        for key, places in pd.Series(range(len(self.fold))).groupby(keys).indices.items():
-            yield (key if isinstance(key, tuple) else (key,)), np.asarray(places)
+    def by_fold(self) -> dict[str, np.ndarray]:
+        """Return the places of each fold's rows."""
+        return {name: np.flatnonzero(self.fold == code) for code, name in enumerate(self.folds)}
+
+    def by_fold_and_seed(self) -> dict[tuple[str, int], np.ndarray]:
+        """Return the places of the rows of each fold under each seed."""
+        return {
+            (name, int(seed)): np.flatnonzero((self.fold == code) & (self.seed == seed))
+            for code, name in enumerate(self.folds)
+            for seed in np.unique(self.seed[self.fold == code])
+        }
 
 
 def _clusters(frame: pd.DataFrame) -> Int64[np.ndarray, "rows"]:
@@ -100,9 +111,10 @@ def _clusters(frame: pd.DataFrame) -> Int64[np.ndarray, "rows"]:
     if "speaker" not in frame:
         return np.zeros(len(frame), dtype=np.int64)
     speaker, names = pd.factorize(frame["speaker"])
-    file, _ = pd.factorize(frame["file"])
-    whose = np.where(speaker >= 0, speaker, len(names) + file)
-    return np.unique(whose, return_inverse=True)[1].astype(np.int64)
+    unknown = speaker < 0
+    if unknown.any():
+        speaker[unknown] = len(names) + pd.factorize(frame["file"][unknown])[0]
+    return speaker.astype(np.int64)
 
 
 def calibration(
@@ -140,8 +152,10 @@ def calibration(
         If `alpha` is not between 0 and 1.
     """
     least_calibration(alpha)
-    frame = predictions.frame
-    places = frame.groupby(["system", "encoders"], sort=False).indices
+    columns = ["label", "fold", "seed", "speaker", "file"]
+    columns += [f"p_{label}" for label in predictions.labels]
+    places = predictions.frame.groupby(["system", "encoders"], sort=False).indices
+    frame = predictions.frame[columns]
     task = _Task(predictions.labels, predictions.unit(), alpha)
     return [
         {"name": entry.name, "encoders": list(entry.encoders)}
@@ -199,7 +213,8 @@ def _inner_frame(inner: pd.DataFrame | Path | None, entry: SystemEntry) -> pd.Da
         mine = [("system", "==", entry.name), ("encoders", "==", entry.joined)]
         names = pq.read_schema(inner).names
         wanted = [name for name in names if name in INNER_COLUMNS or name.startswith("p_")]
-        frame: pd.DataFrame = pq.read_table(inner, columns=wanted, filters=mine).to_pandas()
+        table = pq.read_table(inner, columns=wanted, filters=mine, read_dictionary=INNER_COLUMNS)
+        frame: pd.DataFrame = table.to_pandas()
     else:
         frame = inner[(inner["system"] == entry.name) & (inner["encoders"] == entry.joined)]
     if frame.empty:
@@ -229,13 +244,12 @@ def _scores(rows: _Rows, probabilities: np.ndarray, unit: Unit) -> dict[str, Any
 def _scaled(tested: _Rows, known: _Rows, task: _Task) -> dict[str, Any]:
     """Return the scores after temperature scaling, one temperature per fold for all its seeds."""
     probabilities = np.empty_like(tested.probabilities)
-    inner = dict(known.parts(by_seed=False))
+    inner = known.by_fold()
     temperatures: dict[str, Temperature] = {}
-    for key, places in tested.parts(by_seed=False):
-        (fold,) = key
-        mine = _matching(inner, key)
+    for fold, places in tested.by_fold().items():
+        mine = _matching(inner, fold, f"fold '{fold}'")
         fitted = fit_temperature(known.probabilities[mine], known.truth[mine])
-        temperatures[str(fold)] = fitted
+        temperatures[fold] = fitted
         probabilities[places] = fitted(tested.probabilities[places])
     values = {fold: fitted.value for fold, fitted in temperatures.items()}
     return _scores(tested, probabilities, task.unit) | {
@@ -248,10 +262,10 @@ def _scaled(tested: _Rows, known: _Rows, task: _Task) -> dict[str, Any]:
 def _conformal(tested: _Rows, known: _Rows, task: _Task) -> dict[str, Any]:
     """Return how large the sets are, and how often they hold the true class."""
     sets = np.zeros(tested.probabilities.shape, dtype=bool)
-    inner = dict(known.parts(by_seed=True))
+    inner = known.by_fold_and_seed()
     used = method()
-    for key, places in tested.parts(by_seed=True):
-        mine = _matching(inner, key)
+    for (fold, seed), places in tested.by_fold_and_seed().items():
+        mine = _matching(inner, (fold, seed), f"fold '{fold}', seed {seed}")
         sets[places] = prediction_sets(
             known.probabilities[mine],
             known.truth[mine],
@@ -280,8 +294,7 @@ def _conformal(tested: _Rows, known: _Rows, task: _Task) -> dict[str, Any]:
     }
 
 
-def _matching(inner: Mapping[tuple[Any, ...], np.ndarray], key: tuple[Any, ...]) -> np.ndarray:
+def _matching(inner: Mapping[Any, np.ndarray], key: Any, where: str) -> np.ndarray:
     if key not in inner:
-        where = f"fold '{key[0]}'" + "".join(f", seed {seed}" for seed in key[1:])
         raise EvaluationError(f"There are no inner predictions of {where}.")
     return inner[key]
