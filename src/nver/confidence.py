@@ -42,7 +42,7 @@ NO_INNER = (
     "This needs predictions of each fold's training clips by models that did not see them: run "
     "nver evaluate with --calibrate."
 )
-INNER_COLUMNS = ["label", "fold", "seed"]
+INNER_COLUMNS = ("label", "fold", "seed")
 """What is needed of inner predictions, beside system, encoders and probabilities."""
 
 CAUTION = (
@@ -188,7 +188,7 @@ def _section(
         "aurc": curve.aurc,
     }
     try:
-        known = _Rows.of(_inner_frame(inner, entry), task.labels)
+        known = _Rows.of(_inner_frame(inner, entry, task.labels), task.labels)
     except EvaluationError as error:
         return table | _without("scaled", error) | _without("conformal", error)
     for name, part in (("scaled", _scaled), ("conformal", _conformal)):
@@ -203,25 +203,41 @@ def _without(name: str, error: Exception) -> dict[str, Any]:
     return {name: None, f"{name}_reason": str(error)}
 
 
-def _inner_frame(inner: pd.DataFrame | Path | None, entry: SystemEntry) -> pd.DataFrame:
+def _inner_frame(
+    inner: pd.DataFrame | Path | None, entry: SystemEntry, labels: tuple[str, ...]
+) -> pd.DataFrame:
     if inner is None:
         raise EvaluationError(NO_INNER)
-    if isinstance(inner, Path):
-        import pyarrow.parquet as pq
-
-        # Row groups of other systems are skipped, so a record larger than the memory can be read.
-        mine = [("system", "==", entry.name), ("encoders", "==", entry.joined)]
-        names = pq.read_schema(inner).names
-        wanted = [name for name in names if name in INNER_COLUMNS or name.startswith("p_")]
-        table = pq.read_table(inner, columns=wanted, filters=mine, read_dictionary=INNER_COLUMNS)
-        frame: pd.DataFrame = table.to_pandas()
-    else:
-        frame = inner[(inner["system"] == entry.name) & (inner["encoders"] == entry.joined)]
+    frame = _read(inner, entry) if isinstance(inner, Path) else inner
+    odd = {"system", "encoders", *INNER_COLUMNS, *(f"p_{label}" for label in labels)}
+    odd -= set(frame.columns)
+    if odd:
+        raise EvaluationError(f"The inner predictions lack the columns {', '.join(sorted(odd))}.")
+    frame = frame[(frame["system"] == entry.name) & (frame["encoders"] == entry.joined)]
     if frame.empty:
         raise EvaluationError(
             f"There are no inner predictions of the system '{entry.name}' on {entry.joined}."
         )
     return frame
+
+
+def _read(path: Path, entry: SystemEntry) -> pd.DataFrame:
+    """Return one system's rows of a file; the row groups of others are not read."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    mine = [("system", "==", entry.name), ("encoders", "==", entry.joined)]
+    texts = ["system", "encoders", "label", "fold"]
+    try:
+        names = pq.read_schema(path).names
+        wanted = [name for name in names if name in (*texts, "seed") or name.startswith("p_")]
+        table = pq.read_table(path, columns=wanted, filters=mine, read_dictionary=texts)
+        return pd.DataFrame(table.to_pandas())
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise EvaluationError(
+            f"'{path}' holds no inner predictions ({type(error).__name__}). "
+            "Run `nver evaluate` again, into an empty folder."
+        ) from error
 
 
 def _scores(rows: _Rows, probabilities: np.ndarray, unit: Unit) -> dict[str, Any]:

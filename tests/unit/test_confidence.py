@@ -183,6 +183,19 @@ def test_inner_predictions_may_be_a_file(record, inner, tmp_path):
     assert json.dumps(read) == json.dumps(held)
 
 
+def test_a_file_that_holds_none_is_a_reason(record, tmp_path):
+    path = tmp_path / "inner.parquet"
+    path.write_bytes(b"no parquet")
+    (section,) = calibration(record, path)
+    assert section["raw"]["ece"] > 0
+    assert re.search("holds no inner predictions .ArrowInvalid.", section["scaled_reason"])
+
+
+def test_inner_predictions_of_other_labels_are_a_reason(record, inner):
+    (section,) = calibration(record, inner.rename(columns={"p_joy": "p_glee"}))
+    assert section["scaled_reason"] == "The inner predictions lack the columns p_joy."
+
+
 def test_the_section_is_plain_json_and_the_same_twice(record, inner):
     once, twice = (json.dumps(calibration(record, inner), allow_nan=False) for _ in range(2))
     assert once == twice
