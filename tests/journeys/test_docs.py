@@ -40,6 +40,12 @@ def test_from_python(tmp_path, monkeypatch) -> None:
     assert isinstance(names["dataset"], nver.EmbeddingDataset)
 
 
+def test_calibration_from_python(capsys) -> None:
+    pytest.importorskip("mapie")
+    exec(compile(_blocks("calibration.md"), "calibration.md", "exec"), {})  # noqa: S102
+    assert capsys.readouterr().out.splitlines() == ["0.15", "[0.75 0.25]", "[ True  True]"]
+
+
 @pytest.mark.parametrize("page", sorted(path.name for path in DOCS.glob("*.md")))
 def test_every_page_is_in_the_contents(page: str) -> None:
     contents = (DOCS / "index.md").read_text(encoding="utf-8")

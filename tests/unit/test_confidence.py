@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -199,6 +200,15 @@ def test_inner_predictions_of_other_labels_are_a_reason(record, inner):
 def test_the_section_is_plain_json_and_the_same_twice(record, inner):
     once, twice = (json.dumps(calibration(record, inner), allow_nan=False) for _ in range(2))
     assert once == twice
+
+
+def test_every_number_stands_in_the_docs(record, inner):
+    pytest.importorskip("mapie")
+    (section,) = calibration(record, inner)
+    page = (Path(__file__).parents[2] / "docs" / "calibration.md").read_text(encoding="utf-8")
+    keys = {*section["raw"], *section["conformal"], "coverage", "aurc", "scaled", "at_limit"}
+    missing = {key for key in keys if f"`{key}`" not in page}
+    assert missing == {"method", "caution"}
 
 
 def test_systems_do_not_touch_each_other(record, inner):
