@@ -168,12 +168,7 @@ def test_tuned_settings_are_recorded_fold_by_fold(bursts, tmp_path) -> None:
     settings = nver.Settings(
         str(bursts), ("prosodic",), systems=("fcn", "lda"), folds="column:fold", jobs=1, tune=2
     )
-    run = nver.evaluate(replace(settings, calibrate=True), tmp_path / "run")
-    inner = pd.read_parquet(tmp_path / "run" / "inner.parquet")
-    assert set(inner["system"]) == {"fcn", "lda"}
-    assert (inner["speaker"] != inner["fold"]).all()  # a fold is named after its test speaker
-    nver.evaluate(settings, tmp_path / "run")
-    assert not (tmp_path / "run" / "inner.parquet").exists()
+    run = nver.evaluate(settings, tmp_path / "run")
     told = json.loads((run.folder / "run.json").read_text())
     assert told["settings"]["tune"] == 2
     places = [(entry["name"], *entry["encoders"], entry["fold"]) for entry in told["tuning"]]
@@ -183,6 +178,18 @@ def test_tuned_settings_are_recorded_fold_by_fold(bursts, tmp_path) -> None:
         assert entry["uar"] >= entry["default_uar"]
         assert entry["inner"] == "2 folds by speaker"
         assert entry["trials"] == 2
+
+
+def test_inner_predictions_are_recorded_where_asked_for(bursts, tmp_path) -> None:
+    settings = nver.Settings(
+        str(bursts), ("prosodic",), systems=("lda",), folds="column:fold", jobs=1
+    )
+    nver.evaluate(replace(settings, calibrate=True), tmp_path / "run")
+    inner = pd.read_parquet(tmp_path / "run" / "inner.parquet")
+    assert len(inner) == 2 * 48
+    assert (inner["speaker"] != inner["fold"]).all()  # a fold is named after its test speaker
+    nver.evaluate(settings, tmp_path / "run")
+    assert not (tmp_path / "run" / "inner.parquet").exists()
 
 
 def test_the_report_is_rebuilt_from_the_record_alone(finished, tmp_path, capsys) -> None:
