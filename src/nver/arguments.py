@@ -198,6 +198,12 @@ def _evaluate_command(commands: Any) -> None:
         "--jobs", type=_positive, metavar="N", help="processes (default: one per core)"
     )
     evaluate.add_argument(
+        "--device",
+        choices=("cpu", "cuda"),
+        default="cpu",
+        help="where networks are trained (default: cpu)",
+    )
+    evaluate.add_argument(
         "--out", type=Path, required=True, metavar="RUN", help="folder for the results"
     )
 

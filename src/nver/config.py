@@ -105,6 +105,8 @@ class Settings:
         Go on although audio stands on both sides of a fold.
     jobs : int or None
         Processes; None means one per core.
+    device : str
+        Where networks are trained, "cpu" or "cuda".
     batch_size : int
         Clips that an encoder gets at once.
     perturb : tuple of str
@@ -130,6 +132,7 @@ class Settings:
     pairs: bool = False
     allow_leak: bool = False
     jobs: int | None = None
+    device: str = "cpu"
     batch_size: int = 32
     tune: int | None = None
     calibrate: bool = False

@@ -54,6 +54,7 @@ def cross_validate(  # noqa: PLR0913 - all but the first three are named
     tune: int | None = None,
     inner: Mapping[str, Sequence[Fold]] | None = None,
     perturbed: Mapping[str, np.ndarray] | None = None,
+    device: str = "cpu",
 ) -> Predictions:
     """Train every system on every fold, and predict the clips that were left out.
 
@@ -89,6 +90,9 @@ def cross_validate(  # noqa: PLR0913 - all but the first three are named
     perturbed : mapping of str to float32 [clips, dim], optional
         Embeddings of perturbed clips, like the dataset's X, by what was done to them; NaN where a
         clip has none. The test clips are predicted from them too, into ``tables["perturbed"]``.
+    device : {"cpu", "cuda"}
+        Where networks are trained. On a GPU all trainings of a system are one pack, in this
+        process; searches (`tune`) stay on the CPU.
 
     Returns
     -------
@@ -106,6 +110,7 @@ def cross_validate(  # noqa: PLR0913 - all but the first three are named
     """
     runs = tuple(dict.fromkeys(runs))
     _check(dataset, runs, folds, seeds, jobs)
+    check_device(device)
     if tune is not None:
         check_tuning(tune)
     data = replace(_data(dataset), perturbed=dict(perturbed or {}))
@@ -119,6 +124,7 @@ def cross_validate(  # noqa: PLR0913 - all but the first three are named
         jobs or _cores(),
         progress,
         inner or {},
+        device,
     )
     searches = None if tune is None else grid.search(tune)
     ledger = grid.train(searches)
@@ -172,6 +178,7 @@ class _Grid:
     processes: int
     progress: Progress | None
     inner: Mapping[str, Sequence[Fold]]
+    device: str
 
     def search(self, trials: int) -> Ledger[Search, Choice]:
         """Choose settings for each fold of each system that has some to choose."""
@@ -187,12 +194,15 @@ class _Grid:
         )
         finished = self.finished
         packs = [(search,) for search in searches]
-        self._work(ledger, search_pack, packs, finished.choice, finished.keep_choice)
+        ways = (finished.choice, finished.keep_choice)
+        self._work(ledger, search_pack, packs, *ways, self.processes)
         return ledger
 
     def train(self, searches: Ledger[Search, Choice] | None) -> Ledger[Job, Outcome]:
         """Do the trainings, with the settings that the searches have chosen."""
-        planned = plan(self.data, self.runs, self.folds, self.seeds, self.systems, self.inner)
+        planned = plan(
+            self.data, self.runs, self.folds, self.seeds, self.systems, self.inner, self.device
+        )
         failed: Mapping[SystemRun, SystemFailure] = {}
         if searches is not None:
             failed = searches.failed
@@ -205,12 +215,13 @@ class _Grid:
                 replace(job, chosen=chosen.get((job.run, job.outer or job.fold.name), {}))
                 for job in planned
             ]
+        processes = self.processes if self.device == "cpu" else 1
         ledger: Ledger[Job, Outcome] = Ledger(
-            "trainings", planned, failed, self.progress, self.processes
+            "trainings", planned, failed, self.progress, processes
         )
-        packs = make_packs(planned, self.processes, self.systems)
+        packs = make_packs(planned, processes, self.systems)
         finished = self.finished
-        self._work(ledger, train_pack, packs, finished.outcome, finished.keep_outcome)
+        self._work(ledger, train_pack, packs, finished.outcome, finished.keep_outcome, processes)
         return ledger
 
     def _work(
@@ -220,6 +231,7 @@ class _Grid:
         packs: Sequence[tuple[AnyTask, ...]],
         find: Callable[[AnyTask], AnyResult | None],
         keep: Callable[[AnyTask, AnyResult], None],
+        processes: int,
     ) -> None:
         """Take what was finished before, and do the rest.
 
@@ -227,7 +239,7 @@ class _Grid:
         """
         found = (find(task) for task in ledger.tasks.values())
         ledger.add([result for result in found if result is not None])
-        processes = min(self.processes, max(1, len(ledger.tasks) - len(ledger.results)))
+        processes = min(processes, max(1, len(ledger.tasks) - len(ledger.results)))
         alone = False
         while True:
             waiting = ledger.waiting(packs)
@@ -267,6 +279,26 @@ def _check(
         raise EvaluationError(
             "Expected folds that test every clip at most once, but "
             f"'{dataset.files[times.argmax()]}' is tested {times.max()} times."
+        )
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that is unknown or not there.
+
+    Raises
+    ------
+    SettingsError
+    """
+    if device == "cpu":
+        return
+    if device != "cuda":
+        raise SettingsError(f"Networks are trained on 'cpu' or 'cuda', got '{device}'.")
+    import torch
+
+    if not torch.cuda.is_available():
+        raise SettingsError(
+            "PyTorch finds no CUDA device here. Use --device cpu, or install a CUDA build of "
+            "PyTorch on a machine with a GPU."
         )
 
 

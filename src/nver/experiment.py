@@ -175,7 +175,7 @@ def evaluate(settings: Settings, out: str | Path, progress: Progress | None = No
         Of the corpus, an encoder, the folds, a leak or a setting: in one sentence each, before
         anything is trained.
     """
-    from nver.cross_validation import calibration_folds, cross_validate, scores
+    from nver.cross_validation import calibration_folds, check_device, cross_validate, scores
     from nver.maps import maps
     from nver.record import clips
     from nver.report import write_report
@@ -184,6 +184,7 @@ def evaluate(settings: Settings, out: str | Path, progress: Progress | None = No
     started, clock = datetime.now(timezone.utc), time.monotonic()
     folder = _run_folder(Path(out))
     plan(settings, [choice.name for choice in settings.choices])
+    check_device(settings.device)
     if settings.tune is not None:
         check_tuning(settings.tune)
     choose(settings.perturb)
@@ -200,6 +201,7 @@ def evaluate(settings: Settings, out: str | Path, progress: Progress | None = No
         division.folds,
         seeds=range(settings.seeds),
         jobs=settings.jobs,
+        device=settings.device,
         progress=progress,
         saved=folder / TRAININGS,
         tune=settings.tune,

@@ -130,7 +130,7 @@ class Finished:
 
     def _job_key(self, job: Job) -> str:
         digest = self._common(job.run, job.fold, job.seed)
-        return digest.add("training", list(job.rules), dict(job.chosen)).key
+        return digest.add("training", list(job.rules), dict(job.chosen), job.device).key
 
     def _search_key(self, search: Search) -> str:
         digest = self._common(search.run, search.fold, search.seed)

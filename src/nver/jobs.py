@@ -28,7 +28,8 @@ EXAMPLE_CLIPS = 32
 class Systems(Protocol):
     """A table of systems; the module `nver.systems` is one.
 
-    It may have more: ``build(..., chosen=...)`` and ``space(name)`` where systems can be tuned, and
+    It may have more: ``build(..., chosen=...)`` and ``space(name)`` where systems can be tuned,
+    ``build(..., device=...)`` where they can be trained elsewhere than on the CPU, and
     ``fit_many(models, parts)``, which trains several models of one system at once. A model may
     have a ``history_`` (`nver.training.History`) and ``plans(X)`` (as `FusionClassifier` does).
     """
@@ -85,6 +86,8 @@ class Job:
         Whether to return example transport plans, where the system has some.
     outer : str or None
         Name of the fold whose training part this one divides; None for a fold of the grid itself.
+    device : str
+        Where it is trained.
     """
 
     number: int
@@ -96,6 +99,7 @@ class Job:
     chosen: Mapping[str, float] = field(default_factory=dict)
     plans: bool = False
     outer: str | None = None
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -266,15 +270,12 @@ def _fit(job: Job, data: Data, systems: Any) -> _Fitted:
 
 def _fit_together(pack: Sequence[Job], data: Data, systems: Any) -> dict[int, _Fitted]:
     """Return the members of a pack by number; none where they must be trained one by one."""
-    fit_many = getattr(systems, "fit_many", None)
-    if fit_many is None:
-        return {}
     clock = time.perf_counter()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
             models = [_untrained(job, data, systems) for job in pack]
-            fit_many(models, [_training_part(job, data) for job in pack])
+            systems.fit_many(models, _training_parts(pack, data))
         except Exception:  # noqa: BLE001 - trained alone, it fails again, and alone
             return {}
     seconds = (time.perf_counter() - clock) / len(pack)
@@ -288,8 +289,10 @@ def _fit_together(pack: Sequence[Job], data: Data, systems: Any) -> dict[int, _F
 
 def _untrained(job: Job, data: Data, systems: Any) -> Any:
     views, _ = _cut(data.views, job.run.encoders)
-    chosen = {"chosen": job.chosen} if job.chosen else {}
-    return systems.build(job.run.name, views, job.seed, **chosen)
+    more: dict[str, Any] = {"chosen": job.chosen} if job.chosen else {}
+    if job.device != "cpu":
+        more["device"] = job.device
+    return systems.build(job.run.name, views, job.seed, **more)
 
 
 def _training_part(job: Job, data: Data) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
@@ -298,6 +301,17 @@ def _training_part(job: Job, data: Data) -> tuple[np.ndarray, np.ndarray, np.nda
     _, parts = _cut(data.views, job.run.encoders)
     groups = None if data.speakers is None else data.speakers[train]
     return _columns(data.X, train, parts), data.y[train], groups
+
+
+def _training_parts(
+    pack: Sequence[Job], data: Data
+) -> list[tuple[np.ndarray, np.ndarray, np.ndarray | None]]:
+    """Return the training part of every job; seeds of one fold share the same arrays."""
+    made: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray | None]] = {}
+    for job in pack:
+        if id(job.fold) not in made:
+            made[id(job.fold)] = _training_part(job, data)
+    return [made[id(job.fold)] for job in pack]
 
 
 def _predict(

@@ -10,12 +10,17 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from nver.jobs import Data, Job, SystemRun
 from nver.predictions import SystemFailure
 from nver.progress import Expectation, Progress, TimedProgress
 from nver.splits import Fold
+
+LINEAR = ("lda", "logreg")
+DENSE_AT_ONCE = 8
+EVERYTHING = 10**9
 
 KILLED = "its process was killed, most often for want of memory"
 
@@ -68,7 +73,7 @@ AnyResult = TypeVar("AnyResult", bound=Result)
 
 def is_linear(spec: Any) -> bool:
     """Return whether a system has no chance in it: one seed is then as good as many."""
-    return spec.settings.get("head") in ("lda", "logreg")
+    return spec.settings.get("head") in LINEAR
 
 
 def plan(
@@ -78,6 +83,7 @@ def plan(
     seeds: Sequence[int],
     systems: Any,
     inner: Mapping[str, Sequence[Fold]] | None = None,
+    device: str = "cpu",
 ) -> list[Job]:
     """Return the jobs, numbered by run, seed and fold; linear systems get the first seed only.
 
@@ -89,12 +95,20 @@ def plan(
         spec = systems.get_system(run.name)
         for seed in seeds[:1] if is_linear(spec) else seeds:
             for fold in folds:
-                cost = rough_cost(spec, run, data, fold)
                 plans = len(spec.rules) > 1 and seed == seeds[0] and fold is folds[0]
-                jobs.append(Job(len(jobs), run, spec.rules, fold, seed, cost, plans=plans))
-                for part in (inner or {}).get(fold.name, ()):
-                    place = (len(jobs), run, spec.rules, part, seed)
-                    jobs.append(Job(*place, rough_cost(spec, run, data, part), outer=fold.name))
+                for part in (fold, *(inner or {}).get(fold.name, ())):
+                    job = Job(
+                        len(jobs),
+                        run,
+                        spec.rules,
+                        part,
+                        seed,
+                        rough_cost(spec, run, data, part),
+                        plans=plans and part is fold,
+                        outer=None if part is fold else fold.name,
+                        device=device,
+                    )
+                    jobs.append(job)
     return jobs
 
 
@@ -106,29 +120,44 @@ def rough_cost(spec: Any, run: SystemRun, data: Data, fold: Fold) -> float:
     return float(kind * width * len(spec.rules) * len(fold.train))
 
 
-def pack_size(settings: Mapping[str, Any]) -> int:  # noqa: ARG001 - will depend on it
+def pack_size(settings: Mapping[str, Any], device: str = "cpu") -> int:
     """Return how many jobs of a system are best trained at once.
 
-    On a CPU one: there the members of a pack take as long side by side as one after the other.
+    Dense networks on a CPU take half the time a step in packs of eight (bench/training.py), while
+    convolutions and linear systems gain nothing. On a GPU the more the better: `nver.training` cuts
+    what does not fit into its memory.
     """
-    return 1
+    if settings.get("head") in LINEAR:
+        return 1
+    if device != "cpu":
+        return EVERYTHING
+    return 1 if "cnn" in settings.values() else DENSE_AT_ONCE
 
 
 def make_packs(jobs: Sequence[Job], processes: int, systems: Any) -> list[tuple[Job, ...]]:
-    """Return the jobs in packs of one system and its encoders, each no larger than is its share.
+    """Return the jobs in packs of one system and its encoders.
 
-    A pack never holds so many that a process would stay idle.
+    No pack is longer than half of what each process has to do, and each system's packs can be
+    shared out evenly: no process waits long at the end. A table that cannot train several models at
+    once (`nver.jobs.Systems`) gets packs of one.
     """
     groups: dict[SystemRun, list[Job]] = {}
     for job in jobs:
         groups.setdefault(job.run, []).append(job)
+    share = sum(job.cost for job in jobs) / processes
+    together = hasattr(systems, "fit_many")
     packs = []
     for run, group in groups.items():
-        best = pack_size(systems.get_system(run.name).settings)
-        size = max(1, min(best, math.ceil(len(group) / processes)))
-        # Neighbours in cost keep a pack's members alike.
-        group.sort(key=lambda job: job.cost)
-        packs += [tuple(group[at : at + size]) for at in range(0, len(group), size)]
+        # Neighbours in cost keep a pack's members alike, and those of one fold share their clips.
+        group.sort(key=lambda job: (job.cost, job.outer or "", job.fold.name))
+        settings = systems.get_system(run.name).settings
+        size = pack_size(settings, group[0].device) if together else 1
+        if processes > 1:
+            size = min(size, int(share / 2 / max(group[-1].cost, 1e-12)))
+        count = math.ceil(len(group) / max(size, 1))
+        count = min(len(group), math.ceil(count / processes) * processes)
+        edges = [len(group) * i // count for i in range(count + 1)]
+        packs += [tuple(group[a:b]) for a, b in pairwise(edges)]
     return packs
 
 

@@ -145,6 +145,7 @@ def build(
     views: Mapping[str, slice],
     seed: int = 0,
     chosen: Mapping[str, float] | None = None,
+    device: str = "cpu",
 ) -> EmotionClassifier | FusionClassifier:
     """Return the untrained estimator of a system.
 
@@ -159,6 +160,8 @@ def build(
         Of initial weights, order of clips, dropout and companions.
     chosen : mapping of str to float, optional
         Settings in place of the system's own; names from `space`.
+    device : str
+        Where networks are trained: "cpu" or "cuda".
 
     Raises
     ------
@@ -175,7 +178,7 @@ def build(
         )
     from nver.estimators import EmotionClassifier, FusionClassifier
 
-    given = dict(spec.settings) | _chosen(spec, chosen or {})
+    given = dict(spec.settings) | _chosen(spec, chosen or {}) | {"device": device}
     if "head" in spec.settings:
         return EmotionClassifier(**given, random_state=seed)
     return FusionClassifier(**given, views=dict(views), random_state=seed)

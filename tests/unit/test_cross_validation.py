@@ -17,6 +17,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from nver import systems as table_of_systems
 from nver.cross_validation import Predictions, SystemRun, cross_validate, scores
 from nver.dataset import EmbeddingDataset
 from nver.errors import EvaluationError, SettingsError, UnknownNameError
@@ -326,6 +327,48 @@ def test_what_cannot_run_is_refused_before_training(data, folds, options, error,
     arguments = {"runs": run("lda"), **options}
     with pytest.raises(error, match=re.escape(message)):
         validate(data, arguments.pop("runs"), folds, **arguments)
+
+
+def test_a_device_that_is_not_there_is_refused(data, folds, monkeypatch):
+    with pytest.raises(SettingsError, match="'cpu' or 'cuda', got 'tpu'"):
+        validate(data, run("lda"), folds, device="tpu")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(SettingsError, match=r"finds no CUDA device here\. Use --device cpu"):
+        validate(data, run("lda"), folds, device="cuda")
+
+
+def test_on_a_gpu_every_system_is_one_pack_and_knows_it(data, folds, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    packs = []
+
+    class OnGpu(Systems):
+        def build(self, name, views, seed, device="cpu"):
+            assert device == "cuda"
+            return super().build(name, views, seed)
+
+        def fit_many(self, models, parts):
+            packs.append(len(models))
+            for model, (X, y, groups) in zip(models, parts, strict=True):
+                model.fit(X, y, groups=groups)
+
+    options = {"seeds": (0, 1), "jobs": 8, "device": "cuda", "systems": OnGpu()}
+    found = validate(data, run("seeded", "coupled"), folds, **options)
+    assert packs == [6, 6]
+    assert found.frame.equals(validate(data, run("seeded", "coupled"), folds, seeds=(0, 1)).frame)
+
+
+@pytest.mark.gpu
+def test_a_gpu_gives_the_same_scores(data, folds):
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    runs = [SystemRun("fcn", ("one",)), SystemRun("mata", ("one", "two"))]
+    options = {"seeds": (0, 1), "systems": table_of_systems}
+    cpu = validate(data, runs, folds, **options).frame
+    gpu = validate(data, runs, folds, device="cuda", **options).frame
+    columns = [f"p_{label}" for label in LABELS]
+    np.testing.assert_allclose(gpu[columns], cpu[columns], atol=0.02)
+    assert (gpu["predicted"] == cpu["predicted"]).mean() > 0.98
 
 
 def test_a_clip_that_is_tested_twice_is_an_error(data, folds):

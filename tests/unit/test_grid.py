@@ -99,11 +99,21 @@ def test_the_progress_begins_with_what_is_there(evaluate):
     assert seen[-1] == ("trainings", TRAININGS, TRAININGS)
 
 
-def test_packs_change_no_number(evaluate, monkeypatch):
+def test_packs_change_no_number(evaluate, log, monkeypatch):
     alone, _ = evaluate(saved=None)
-    monkeypatch.setattr(schedule, "pack_size", lambda settings: 4)
-    packed, trained = evaluate()
+    monkeypatch.setattr(schedule, "pack_size", lambda settings, device: 4)
+    together = []
+
+    class Packing(Systems):
+        def fit_many(self, models, parts):
+            together.append(len(models))
+            for model, (X, y, groups) in zip(models, parts, strict=True):
+                model.fit(X, y, groups)
+
+    packed, trained = evaluate(systems=Packing(log, 0.0))
     assert trained == TRAININGS
+    assert set(together) <= {3, 4}
+    assert sum(together) == TRAININGS
     assert packed.frame.equals(alone.frame)
     assert evaluate()[1] == 0  # each member was saved by itself
 

@@ -69,18 +69,51 @@ def test_linear_systems_get_one_seed_and_networks_all():
 def test_packs_hold_every_job_once_and_one_system_each(runs, size, processes):
     jobs = [job(number, run, cost=number % 3 + 1.0) for number, run in enumerate(runs)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(schedule, "pack_size", lambda settings: size)
+        patch.setattr(schedule, "pack_size", lambda settings, device: size)
         packs = make_packs(jobs, processes, systems)
     assert sorted(one.number for pack in packs for one in pack) == list(range(len(runs)))
     for pack in packs:
         assert len({one.run for one in pack}) == 1
         assert len(pack) <= size
-        group = runs.count(pack[0].run)
-        assert len(pack) == 1 or len(pack) <= -(-group // processes)  # nobody stays idle for it
+        if processes > 1 and len(pack) > 1:  # nobody stays idle for it
+            assert sum(one.cost for one in pack) <= sum(one.cost for one in jobs) / processes
+            assert len(pack) <= -(-runs.count(pack[0].run) // processes)
 
 
-def test_on_a_cpu_a_pack_is_one_training():
-    assert schedule.pack_size(systems.get_system("mata").settings) == 1
+@pytest.mark.parametrize(
+    ("name", "cpu", "cuda"),
+    [("mata", 8, 10**9), ("fcn", 8, 10**9), ("mata-cnn", 1, 10**9), ("lda", 1, 1)],
+)
+def test_what_is_trained_at_once_depends_on_system_and_device(name, cpu, cuda):
+    settings = systems.get_system(name).settings
+    assert (schedule.pack_size(settings), schedule.pack_size(settings, "cuda")) == (cpu, cuda)
+
+
+def test_packs_are_even_and_keep_folds_together():
+    data = Data(np.zeros((9, 5)), np.zeros(9), None, {"a": slice(0, 2), "b": slice(2, 5)}, ("x",))
+    folds = [Fold(str(i), np.delete(np.arange(9), i), np.array([i])) for i in range(5)]
+    names = ("mata", "late", "concat", "attention")
+    jobs = plan(data, [SystemRun(n, ("a", "b")) for n in names], folds, range(5), systems)
+    packs = make_packs(jobs, 2, systems)
+    assert [len(pack) for pack in packs] == [6, 6, 6, 7] * 4
+    assert max(len({one.fold.name for one in pack}) for pack in packs) <= 3
+    on_gpu = plan(data, [SystemRun("mata", ("a", "b"))], folds, range(5), systems, device="cuda")
+    assert [len(pack) for pack in make_packs(on_gpu, 1, systems)] == [25]
+
+
+def test_a_table_that_trains_one_by_one_gets_packs_of_one():
+    table = SimpleNamespace(get_system=systems.get_system)
+    packs = make_packs([job(number) for number in range(5)], 1, table)
+    assert [len(pack) for pack in packs] == [1] * 5
+
+
+def test_inner_folds_become_jobs_beside_their_own():
+    data = Data(np.zeros((9, 5)), np.zeros(9), None, {"a": slice(0, 2), "b": slice(2, 5)}, ("x",))
+    part = Fold("inner", np.array([0, 1]), np.array([2, 3]))
+    jobs = plan(data, [MATA], [FOLD], (3, 4), systems, {FOLD.name: (part, part)})
+    assert [one.outer for one in jobs] == [None, FOLD.name, FOLD.name] * 2
+    assert [one.plans for one in jobs] == [True] + [False] * 5
+    assert {id(one.fold) for one in jobs if one.outer} == {id(part)}
 
 
 def test_the_longest_start_first():
