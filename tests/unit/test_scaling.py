@@ -140,7 +140,7 @@ def test_small_eps_uses_more_than_one_base():
     """Else the tests above would not see how scalings are absorbed."""
     fused = _solver("fused")
     problem = _problem(33, 17, 1e-4, 45, 0.0, F32)
-    segments = fused.solve(problem, keep=True).tape[1][-1]
+    segments = fused.solve(problem, keep=True).tape[1][2][:, 0]
     assert segments.max() > 1
     assert batched.Batched().solve(problem, keep=True).tape.again is not None
 

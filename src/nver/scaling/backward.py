@@ -22,7 +22,6 @@ import numpy as np
 
 from nver.scaling.compiled import (
     Limits,
-    Tape,
     compiled,
     compiled_and_kept,
     copy,
@@ -31,15 +30,20 @@ from nver.scaling.compiled import (
     fill,
     fill_rows,
     pad_sides,
+    padded,
+    tape_of,
 )
+from nver.scaling.vectors import add4, dot4, exp_row, outer4
 
 
 @compiled
 @no_type_check
 def _entries(cost, scale, u, v, kernel, limits):
     """Fill K = exp(u + v - C / eps), 0 where u or v is minus infinity."""
-    for i in range(cost.shape[0]):
-        for j in range(cost.shape[1]):
+    n, m = cost.shape
+    for i in range(n):
+        exp_row(cost[i], scale, v, u[i], kernel[i], limits.flush)
+        for j in range(m // 8 * 8, m):
             t = u[i] + v[j] - cost[i, j] * scale
             kernel[i, j] = exp(t) if t > limits.flush else 0.0
 
@@ -48,15 +52,9 @@ def _entries(cost, scale, u, v, kernel, limits):
 @no_type_check
 def _sweep(kernel, h, x, w, a_inverse, g, sums):
     """Do w -= x (K h), g = w x / a, sums = K^T g in one reading of K."""
-    zero = kernel.dtype.type(0)
-    fill(sums, zero)
+    fill(sums, kernel.dtype.type(0))
     for i in range(0, kernel.shape[0], 4):
-        s0, s1, s2, s3 = zero, zero, zero, zero
-        for j in range(kernel.shape[1]):
-            s0 += kernel[i, j] * h[j]
-            s1 += kernel[i + 1, j] * h[j]
-            s2 += kernel[i + 2, j] * h[j]
-            s3 += kernel[i + 3, j] * h[j]
+        s0, s1, s2, s3 = dot4(kernel, i, h)
         w[i] -= x[i] * s0
         w[i + 1] -= x[i + 1] * s1
         w[i + 2] -= x[i + 2] * s2
@@ -66,40 +64,43 @@ def _sweep(kernel, h, x, w, a_inverse, g, sums):
         g2 = w[i + 2] * x[i + 2] * a_inverse[i + 2]
         g3 = w[i + 3] * x[i + 3] * a_inverse[i + 3]
         g[i], g[i + 1], g[i + 2], g[i + 3] = g0, g1, g2, g3
-        for j in range(kernel.shape[1]):
-            sums[j] += (g0 * kernel[i, j] + g1 * kernel[i + 1, j]) + (
-                g2 * kernel[i + 2, j] + g3 * kernel[i + 3, j]
-            )
+        add4(kernel, i, (g0, g1, g2, g3), sums)
+
+
+@compiled
+@no_type_check
+def _start_row(grad, plan, factor, z, dcost):
+    """Add q = grad * plan to z, set dcost to factor * q and return the sum of q."""
+    total = dcost.dtype.type(0)
+    by = dcost.dtype.type(factor)
+    for j in range(dcost.size):
+        q = grad[j] * plan[j]
+        total += q
+        z[j] += q
+        dcost[j] = by * q
+    return total
+
+
+@compiled
+@no_type_check
+def _add_row(kernel, total, factor, dcost):
+    """Add factor * kernel * total."""
+    for j in range(dcost.size):
+        dcost[j] += factor * kernel[j] * total[j]
 
 
 @compiled
 @no_type_check
 def _add_products(kernel, outer, terms, scale, dcost):
-    """Add scale * K * sum over terms of x h^T + g y^T; four rows, two terms at a time."""
+    """Add scale * K * sum over terms of x h^T + g y^T, four rows at a time."""
     xs, hs, gs, ys = outer
-    n, m = dcost.shape
-    columns = kernel.shape[1]
-    total = np.empty((4, columns), kernel.dtype)
-    if terms % 2:
-        fill(xs[terms], 0)
-        fill(hs[terms], 0)
-        fill(gs[terms], 0)
-        fill(ys[terms], 0)
+    n = dcost.shape[0]
+    total = np.empty((4, kernel.shape[1]), kernel.dtype)
     factor = kernel.dtype.type(scale)
     for i in range(0, kernel.shape[0], 4):
-        fill_rows(total, 0)
-        for k in range(0, terms, 2):
-            for r in range(0, 4, 2):
-                x0, x1, g0, g1 = xs[k, i + r], xs[k + 1, i + r], gs[k, i + r], gs[k + 1, i + r]
-                q = i + r + 1
-                w0, w1, f0, f1 = xs[k, q], xs[k + 1, q], gs[k, q], gs[k + 1, q]
-                for j in range(columns):
-                    h0, h1, y0, y1 = hs[k, j], hs[k + 1, j], ys[k, j], ys[k + 1, j]
-                    total[r, j] += (x0 * h0 + x1 * h1) + (g0 * y0 + g1 * y1)
-                    total[r + 1, j] += (w0 * h0 + w1 * h1) + (f0 * y0 + f1 * y1)
+        outer4((xs, gs), (hs, ys), terms, i, total)
         for r in range(min(4, n - i)):
-            for j in range(m):
-                dcost[i + r, j] += factor * kernel[i + r, j] * total[r, j]
+            _add_row(kernel[i + r], total[r], factor, dcost[i + r])
 
 
 @compiled
@@ -135,14 +136,13 @@ def _before(tape, segment, sides, before, scaling, limits):
 
 @compiled
 @no_type_check
-def _pull_one(cost, sides, scale, tape, ends, given, work, limits):
+def _pull_one(cost, sides, scale, tape, count, given, work, limits):
     """Go back through one problem; `given` holds w, z, dcost and the derivatives by the weights."""
-    count, segments = ends
     w, z, dcost, da, db = given
     kernel, sums, outer = work
     xs, hs, gs, ys = outer
     before = np.empty(cost.shape[1])
-    for segment in range(segments - 1, -1, -1):
+    for segment in range(tape.segments[0] - 1, -1, -1):
         first = tape.start[segment]
         u, v = tape.u[segment], tape.v[segment]
         _entries(cost, scale, u, v, kernel, limits)
@@ -178,14 +178,16 @@ def pull_back_some(  # noqa: PLR0913 - plain tuples are much quicker to hand ove
 ):
     """Go back through problems first, first + step, ...
 
-    `weights` are (a, b), `plans` (plan, iterations, dL/dplan), `tape` the fields of a Tape and
-    `limits` of Limits; `out` takes the derivatives by cost, log a and log b.
+    `weights` are (a, b), `tape` is the memory of each problem's Tape, `plans` (plan, dL/dplan,
+    iterations), `limits` the fields of Limits; `out` takes the derivatives by cost, log a, log b.
     """
     a, b = weights
-    plan, iterations, grad = plans
-    tape = Tape(*tape)
+    plan, grad, iterations = plans
+    scalings, potentials, integers = tape
     limits = Limits(*limits)
-    rows, columns, slots = tape.x.shape[2], tape.y.shape[2], tape.x.shape[1]
+    n, m = cost.shape[1:]
+    rows, columns = padded(n, m)
+    slots = scalings.shape[1] // (rows + columns)
     kernel = np.zeros((rows, columns), cost.dtype)
     outer = (
         np.empty((slots, rows), cost.dtype),
@@ -196,10 +198,9 @@ def pull_back_some(  # noqa: PLR0913 - plain tuples are much quicker to hand ove
     work = (kernel, np.empty(columns, cost.dtype), outer)
     sides = empty_sides(rows, columns, cost.dtype)
     dcost, dlog_a, dlog_b = out
-    n, m = cost.shape[1:]
-    factor = cost.dtype.type(scale)
     for p in range(first, cost.shape[0], step):
-        if tape.segments[p] == 0:
+        one = tape_of(scalings[p], potentials[p], integers[p], n, m)
+        if one.segments[0] == 0:
             fill_rows(dcost[p], np.nan)
             fill(dlog_a[p], np.nan)
             fill(dlog_b[p], np.nan)
@@ -208,13 +209,8 @@ def pull_back_some(  # noqa: PLR0913 - plain tuples are much quicker to hand ove
         w, z = np.zeros(rows, cost.dtype), np.zeros(columns, cost.dtype)
         da, db = np.zeros(rows, cost.dtype), np.zeros(columns, cost.dtype)
         for i in range(n):
-            for j in range(m):
-                q = grad[p, i, j] * plan[p, i, j]
-                w[i] += q
-                z[j] += q
-                dcost[p, i, j] = -factor * q
-        one = Tape(tape.x[p], tape.y[p], tape.u[p], tape.v[p], tape.start[p], tape.segments)
-        ends = (iterations[p], tape.segments[p])
-        _pull_one(cost[p], sides, scale, one, ends, (w, z, dcost[p], da, db), work, limits)
+            w[i] = _start_row(grad[p, i], plan[p, i], -scale, z, dcost[p, i])
+        given = (w, z, dcost[p], da, db)
+        _pull_one(cost[p], sides, scale, one, iterations[p], given, work, limits)
         copy(da, dlog_a[p])
         copy(db, dlog_b[p])

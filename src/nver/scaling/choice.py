@@ -118,12 +118,11 @@ class _Plan(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, cost: Tensor, source: Tensor, target: Tensor, call: _Call) -> Tensor:
-        found = call.solver.solve(call.problem, keep=True)
-        call.rest = (found.row, found.column, found.error, found.iterations)
-        call.tape = found.tape
-        ctx.save_for_backward(cost, source, target, found.plan)
+        plan, row, column, error, count, call.tape = call.solver.solve(call.problem, keep=True)
+        call.rest = (row, column, error, count)
+        ctx.save_for_backward(cost, source, target, plan)
         ctx.call = call
-        return found.plan
+        return plan
 
     @staticmethod
     @once_differentiable
@@ -131,6 +130,10 @@ class _Plan(torch.autograd.Function):
         _, source, target, plan = ctx.saved_tensors  # refuses what was changed in place
         call: _Call = ctx.call
         found = call.solver.pull_back(call.problem, Solution(plan, *call.rest, call.tape), grad)
-        by_source = over(found.log_source, source) if ctx.needs_input_grad[1] else None
-        by_target = over(found.log_target, target) if ctx.needs_input_grad[2] else None
-        return found.cost, by_source, by_target, None
+        _, by_source, by_target, _ = ctx.needs_input_grad
+        return (
+            found.cost,
+            over(found.log_source, source) if by_source else None,
+            over(found.log_target, target) if by_target else None,
+            None,
+        )

@@ -1,7 +1,9 @@
 """What the loops of `forward` and `backward` share: their compiler, their arrays, an exponential.
 
-Without numba the loops are plain Python: right, and far too slow to be used. Numba's cache looks at
-a function's own file only: who changes one here deletes the `__pycache__` beside it.
+Without numba the functions stay what they are, and are not to be called (`AVAILABLE`). Numba's cache
+looks at a function's own file only: who changes one here or in `vectors` deletes the `__pycache__`
+beside it. A division by 0 gives infinity or NaN, as numpy's does: a test in the loop would keep it
+from the vector unit.
 """
 
 # ruff: noqa: ANN001, ANN201 - numba takes the types from the calls
@@ -21,6 +23,8 @@ except ImportError:  # none, or one that is too old for the numpy that is there
 
 AVAILABLE = numba is not None
 F = TypeVar("F", bound=Callable[..., Any])
+ROWS, COLUMNS = 4, 16
+"""Rows and columns are padded to multiples."""
 
 FASTMATH = {"reassoc", "contract", "arcp", "nsz"}
 """Sums in any order, fused products; the guards need NaN and infinity to keep their meaning."""
@@ -30,7 +34,7 @@ def compiled(function: F) -> F:
     """Return the function as numba compiles it where it is first called."""
     if numba is None:
         return function
-    made: F = numba.njit(nogil=True, fastmath=FASTMATH)(function)
+    made: F = numba.njit(nogil=True, fastmath=FASTMATH, error_model="numpy")(function)
     return made
 
 
@@ -43,7 +47,9 @@ def compiled_and_kept(function: F) -> F:
     if numba is None:
         return function
     try:
-        made: F = numba.njit(nogil=True, fastmath=FASTMATH, cache=True)(function)
+        made: F = numba.njit(nogil=True, fastmath=FASTMATH, error_model="numpy", cache=True)(
+            function
+        )
     except RuntimeError:  # no such folder can be written to
         return compiled(function)
     return made
@@ -78,18 +84,18 @@ class Sides(NamedTuple):
 
 
 class Tape(NamedTuple):
-    """What the adjoint needs of a batch of problems, and what a forward pass works on.
+    """What the adjoint needs of one problem, and what a forward pass works on.
 
     Parameters
     ----------
-    x, y : [problems, slots, rows], [problems, slots, columns]
+    x, y : [slots, rows], [slots, columns]
         Scalings after iteration t in slot t, relative to their segment's base. Without a gradient
         there are two slots, used in turn.
-    u, v : float64 [problems, segments, n], [problems, segments, m]
+    u, v : float64 [segments, n], [segments, m]
         Base potentials. A segment starts with a logarithmic step.
-    start : int64 [problems, segments]
+    start : int64 [segments]
         The iteration with which each segment starts.
-    segments : int64 [problems]
+    segments : int64 [1]
         How many; 0 where the plan is NaN.
     """
 
@@ -99,6 +105,12 @@ class Tape(NamedTuple):
     v: np.ndarray
     start: np.ndarray
     segments: np.ndarray
+
+
+def tape_sizes(n: int, m: int, slots: int) -> tuple[int, int, int]:
+    """Return how many scalings, potentials and integers a problem's tape holds."""
+    bases = max(1, slots - 1)
+    return slots * sum(padded(n, m)), bases * (n + m), bases + 1
 
 
 @compiled
@@ -126,6 +138,29 @@ def exp(t):
     p = p * r + 1.0
     p = p * r + 1.0
     return p * np.int64((np.int64(k) + np.int64(1023)) << np.int64(52)).view(np.float64)
+
+
+@compiled
+@no_type_check
+def padded(n, m):
+    """Return rows and columns in whole blocks."""
+    return (n + ROWS - 1) // ROWS * ROWS, (m + COLUMNS - 1) // COLUMNS * COLUMNS
+
+
+@compiled
+@no_type_check
+def tape_of(scalings, potentials, integers, n, m):
+    """Return a problem's tape in its three stretches of memory: few arrays are quickly made."""
+    rows, columns = padded(n, m)
+    slots, bases = scalings.size // (rows + columns), integers.size - 1
+    return Tape(
+        scalings[: slots * rows].reshape(slots, rows),
+        scalings[slots * rows :].reshape(slots, columns),
+        potentials[: bases * n].reshape(bases, n),
+        potentials[bases * n :].reshape(bases, m),
+        integers[1:],
+        integers[:1],
+    )
 
 
 @compiled

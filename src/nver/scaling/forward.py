@@ -14,7 +14,6 @@ import numpy as np
 
 from nver.scaling.compiled import (
     Limits,
-    Tape,
     compiled,
     compiled_and_kept,
     empty_sides,
@@ -22,7 +21,10 @@ from nver.scaling.compiled import (
     fill,
     fill_rows,
     pad_sides,
+    padded,
+    tape_of,
 )
+from nver.scaling.vectors import add4, dot4, exp_row, most
 
 
 @compiled
@@ -35,21 +37,19 @@ def _row_step(cost, a, scale, u, v, kernel, limits):
         if a[i] == 0:
             fill(kernel[i], 0)
             continue
-        most = -np.inf
-        strange = 0
-        for j in range(m):
+        largest = most(cost[i], scale, v)
+        for j in range(m // 8 * 8, m):
             t = v[j] - cost[i, j] * scale
-            strange += 1 if t != t else 0
-            most = t if t > most else most
-        if strange > 0 or not np.isfinite(most):
+            largest = t if (t > largest) | (t != t) else largest
+        if not np.isfinite(largest):
             return False
-        total = 0.0
-        for j in range(m):
-            t = v[j] - cost[i, j] * scale - most
+        total = exp_row(cost[i], scale, v, -largest, kernel[i], limits.flush)
+        for j in range(m // 8 * 8, m):
+            t = v[j] - cost[i, j] * scale - largest
             e = 0.0 if t < limits.flush else exp(t)
             kernel[i, j] = e
             total += e
-        u[i] = np.log(a[i]) - most - np.log(total)
+        u[i] = np.log(a[i]) - largest - np.log(total)
         factor = kernel.dtype.type(a[i] / total)
         for j in range(m):
             kernel[i, j] *= factor
@@ -85,23 +85,23 @@ def _column_factors(kernel, b, v, factors, limits):
 def _column_step(cost, b, scale, u, v, kernel, limits):
     """Set v = log b - logsumexp_i(u - C / eps) and K = exp(u + v - C / eps); False: no number."""
     n, m = cost.shape
-    most = np.empty(m)
-    fill(most, -np.inf)
+    largest = np.empty(m)
+    fill(largest, -np.inf)
     for i in range(n):
         for j in range(m):
             t = u[i] - cost[i, j] * scale
-            most[j] = t if t > most[j] else most[j]
+            largest[j] = t if t > largest[j] else largest[j]
     totals = np.zeros(m)
     for i in range(n):
         for j in range(m):
-            t = u[i] - cost[i, j] * scale - most[j]
+            t = u[i] - cost[i, j] * scale - largest[j]
             e = 0.0 if t < limits.flush else exp(t)
             kernel[i, j] = e
             totals[j] += e
     for j in range(m):
-        if b[j] > 0 and not np.isfinite(most[j]):
+        if b[j] > 0 and not np.isfinite(largest[j]):
             return False
-        v[j] = np.log(b[j]) - most[j] - np.log(totals[j]) if b[j] > 0 else -np.inf
+        v[j] = np.log(b[j]) - largest[j] - np.log(totals[j]) if b[j] > 0 else -np.inf
         totals[j] = b[j] / totals[j] if b[j] > 0 else 0.0
     for i in range(n):
         for j in range(m):
@@ -128,12 +128,7 @@ def _sweep(kernel, a, y, before, x, sums, tiny):
     error = zero
     fill(sums, zero)
     for i in range(0, kernel.shape[0], 4):
-        s0, s1, s2, s3 = zero, zero, zero, zero
-        for j in range(kernel.shape[1]):
-            s0 += kernel[i, j] * y[j]
-            s1 += kernel[i + 1, j] * y[j]
-            s2 += kernel[i + 2, j] * y[j]
-            s3 += kernel[i + 3, j] * y[j]
+        s0, s1, s2, s3 = dot4(kernel, i, y)
         error += abs(before[i] * s0 - a[i]) + abs(before[i + 1] * s1 - a[i + 1])
         error += abs(before[i + 2] * s2 - a[i + 2]) + abs(before[i + 3] * s3 - a[i + 3])
         x0 = a[i] / (s0 if s0 > tiny else tiny)
@@ -141,10 +136,7 @@ def _sweep(kernel, a, y, before, x, sums, tiny):
         x2 = a[i + 2] / (s2 if s2 > tiny else tiny)
         x3 = a[i + 3] / (s3 if s3 > tiny else tiny)
         x[i], x[i + 1], x[i + 2], x[i + 3] = x0, x1, x2, x3
-        for j in range(kernel.shape[1]):
-            sums[j] += (x0 * kernel[i, j] + x1 * kernel[i + 1, j]) + (
-                x2 * kernel[i + 2, j] + x3 * kernel[i + 3, j]
-            )
+        add4(kernel, i, (x0, x1, x2, x3), sums)
     return error
 
 
@@ -193,14 +185,14 @@ def _potential(base, scaling, scale, out):
 
 @compiled
 @no_type_check
-def _iterate(cost, sides, settings, tape, start, work, limits, plan):
+def _iterate(cost, sides, settings, tape, work, limits, plan):
     """Return iterations done and segments (0: it is not a number).
 
-    `tape` has this problem's x, y, u, v; `work` K, the columns' sums and their factors. In float32
-    a sweep's error is rounded: only the plan's own ends the iteration.
+    `work` has K, the columns' sums and their factors. In float32 a sweep's error is rounded: only
+    the plan's own ends the iteration.
     """
     scale, iterations, tolerance, every = settings
-    x, y, u, v = tape
+    x, y, u, v, start, _ = tape
     kernel, sums, factors = work
     slots, bases = x.shape[0], u.shape[0]
     _ones(sides.b, y[0])
@@ -261,25 +253,28 @@ def solve_some(first, step, cost, weights, settings, tape, plans, limits):
     """Solve problems first, first + step, ... of [problems, n, m], each in the same memory.
 
     `weights` are (a, b), `settings` (1 / eps, iterations, tolerance, iterations between checks),
-    the others the fields of a Tape, of Limits and of a Solution: plain tuples are much quicker to
-    hand over.
+    `limits` the fields of Limits, `plans` those of a Solution: plain tuples are much quicker to
+    hand over. `tape` is the memory of a Tape per problem, or of none: then there are two slots.
     """
-    tape = Tape(*tape)
     limits = Limits(*limits)
     plan, row, column, error, done = plans
     a, b = weights
-    rows, columns = tape.x.shape[2], tape.y.shape[2]
+    n, m = cost.shape[1:]
+    rows, columns = padded(n, m)
+    scalings, potentials, integers = tape
+    keep = scalings.shape[0] > 0
+    if not keep:
+        scalings = np.empty((1, 2 * (rows + columns)), cost.dtype)
+        potentials, integers = np.empty((1, n + m)), np.empty((1, 2), np.int64)
     kernel = np.zeros((rows, columns), cost.dtype)
     work = (kernel, np.empty(columns, cost.dtype), np.empty(columns))
     sides = empty_sides(rows, columns, cost.dtype)
-    slots, bases = tape.x.shape[1], tape.u.shape[1]
     for p in range(first, cost.shape[0], step):
         pad_sides(a[p], b[p], sides)
-        x, y, u, v = tape.x[p], tape.y[p], tape.u[p], tape.v[p]
-        count, segments = _iterate(
-            cost[p], sides, settings, (x, y, u, v), tape.start[p], work, limits, plan[p]
-        )
-        tape.segments[p] = segments
+        k = p if keep else 0
+        one = tape_of(scalings[k], potentials[k], integers[k], n, m)
+        count, segments = _iterate(cost[p], sides, settings, one, work, limits, plan[p])
+        one.segments[0] = segments
         done[p] = count
         if segments == 0:
             fill_rows(plan[p], np.nan)
@@ -287,7 +282,7 @@ def solve_some(first, step, cost, weights, settings, tape, plans, limits):
             fill(column[p], np.nan)
             error[p] = np.nan
             continue
-        last, here = count % slots, (segments - 1) % bases
-        error[p] = _finish(kernel, x[last], y[last], sides, plan[p])
-        _potential(u[here], x[last], settings[0], row[p])
-        _potential(v[here], y[last], settings[0], column[p])
+        last, here = count % one.x.shape[0], (segments - 1) % one.u.shape[0]
+        error[p] = _finish(kernel, one.x[last], one.y[last], sides, plan[p])
+        _potential(one.u[here], one.x[last], settings[0], row[p])
+        _potential(one.v[here], one.y[last], settings[0], column[p])

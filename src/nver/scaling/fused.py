@@ -18,7 +18,6 @@ call, over problems, as many as torch may use.
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -26,16 +25,14 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, from_numpy
 
 from nver.scaling.backward import pull_back_some
 from nver.scaling.compiled import AVAILABLE as AVAILABLE
-from nver.scaling.compiled import Limits, Tape
+from nver.scaling.compiled import Limits, tape_sizes
 from nver.scaling.forward import solve_some
 from nver.scaling.problem import CHECK_EVERY, Gradient, Problem, Solution
 
-ROWS, COLUMNS = 4, 16
-"""Rows and columns are padded to multiples."""
 WORK_PER_THREAD = 4_000_000
 """Entries of K times iterations (about half a millisecond) that pay for starting a thread."""
 
@@ -44,24 +41,33 @@ def _limits(dtype: type[np.floating], widest: float, tiny: float, flush: float) 
     return tuple(Limits(dtype(1 / widest), dtype(widest), dtype(tiny), flush))
 
 
-LIMITS = {
-    torch.float32: _limits(np.float32, 1e12, 1e-37, -83.0),
-    torch.float64: _limits(np.float64, 1e100, 1e-300, -690.0),
+_LIMITS = {
+    "f": _limits(np.float32, 1e12, 1e-37, -83.0),
+    "d": _limits(np.float64, 1e100, 1e-300, -690.0),
 }
+_NONE = {
+    char: (np.empty((0, 0), char), np.empty((0, 0)), np.empty((0, 0), np.int64)) for char in "fd"
+}
+"""Tapes of no problem, by the costs' type."""
 
 
 def solve(problem: Problem, keep: bool) -> Solution:
     """Return the plans; with `keep`, remember the scalings of every iteration."""
     cost, a, b = arrays = _arrays(problem.cost, problem.source, problem.target)
-    tape = _empty_tape(cost.shape, cost.dtype, problem.iterations, keep)
-    error, done = np.empty(len(cost), cost.dtype), np.empty(len(cost), np.int64)
-    found = (np.empty_like(cost), np.empty_like(a), np.empty_like(b), error, done)
-    settings = (1 / problem.eps, int(problem.iterations), float(problem.tolerance), CHECK_EVERY)
-    _over_problems(
-        solve_some, problem, (cost, (a, b), settings, tape, found, LIMITS[problem.cost.dtype])
+    dtype, problems = cost.dtype, len(cost)
+    tape = _tape(cost.shape, dtype, problem.iterations) if keep else _NONE[dtype.char]
+    found = (
+        np.empty(cost.shape, dtype),
+        np.empty(a.shape, dtype),
+        np.empty(b.shape, dtype),
+        np.empty(problems, dtype),
+        np.empty(problems, np.int64),
     )
-    plan, row, column, off, count = (torch.from_numpy(part) for part in found)
-    return Solution(plan, row, column, off, count, (arrays, tape, done) if keep else None)
+    settings = (1 / problem.eps, int(problem.iterations), float(problem.tolerance), CHECK_EVERY)
+    given = (cost, (a, b), settings, tape, found, _LIMITS[dtype.char])
+    _over_problems(solve_some, cost.size * problem.iterations, problems, given)
+    plan, row, column, error, done = map(from_numpy, found)
+    return Solution(plan, row, column, error, done, (arrays, tape, found[4]) if keep else None)
 
 
 def pull_back(
@@ -69,50 +75,51 @@ def pull_back(
 ) -> Gradient:
     """Return the derivatives of <grad, plan>, those of the iterations that ran."""
     (cost, a, b), tape, done = solution.tape
-    plan, given = _arrays(solution.plan, grad)
-    found = (np.empty_like(cost), np.empty_like(a), np.empty_like(b))
-    given_all = (plan, done, given)
-    limits = LIMITS[problem.cost.dtype]
-    _over_problems(
-        pull_back_some, problem, (cost, (a, b), 1 / problem.eps, tape, given_all, found, limits)
-    )
-    return Gradient(*(torch.from_numpy(part) for part in found))
+    plans = (*_arrays(solution.plan, grad), done)
+    dtype = cost.dtype
+    found = (np.empty(cost.shape, dtype), np.empty(a.shape, dtype), np.empty(b.shape, dtype))
+    given = (cost, (a, b), 1 / problem.eps, tape, plans, found, _LIMITS[dtype.char])
+    _over_problems(pull_back_some, cost.size * problem.iterations, len(cost), given)
+    return Gradient(from_numpy(found[0]), from_numpy(found[1]), from_numpy(found[2]))
 
 
 def _arrays(*tensors: Tensor) -> tuple[np.ndarray, ...]:
     """Return them in C's order: the loops are compiled for that."""
-    return tuple(np.ascontiguousarray(tensor.numpy(force=True)) for tensor in tensors)
-
-
-def _empty_tape(
-    shape: tuple[int, ...], dtype: np.dtype, iterations: int, keep: bool
-) -> tuple[np.ndarray, ...]:
-    """Return room for every iteration, or for the last two; pages never written cost nothing."""
-    problems, n, m = shape
-    slots, bases = (iterations + 1, iterations) if keep else (2, 1)
-    rows, columns = ROWS * math.ceil(n / ROWS), COLUMNS * math.ceil(m / COLUMNS)
-    tape = Tape(
-        x=np.empty((problems, slots, rows), dtype),
-        y=np.empty((problems, slots, columns), dtype),
-        u=np.empty((problems, bases, n)),
-        v=np.empty((problems, bases, m)),
-        start=np.empty((problems, bases), np.int64),
-        segments=np.empty(problems, np.int64),
+    return tuple(
+        tensor.numpy(force=True)
+        if tensor.is_contiguous()
+        else tensor.contiguous().numpy(force=True)
+        for tensor in tensors
     )
-    return tuple(tape)
 
 
-def _over_problems(work: Callable[..., None], problem: Problem, given: tuple[Any, ...]) -> None:
-    """Call `work(first, step, *given)` so that together the calls see every problem once."""
-    worth = problem.cost.numel() * problem.iterations // WORK_PER_THREAD
-    threads = min(torch.get_num_threads(), len(problem.cost), worth)
+def _tape(shape: tuple[int, ...], dtype: np.dtype, iterations: int) -> tuple[np.ndarray, ...]:
+    """Return room for every iteration; pages never written cost nothing."""
+    scalings, potentials, integers = tape_sizes(shape[1], shape[2], iterations + 1)
+    return (
+        np.empty((shape[0], scalings), dtype),
+        np.empty((shape[0], potentials)),
+        np.empty((shape[0], integers), np.int64),
+    )
+
+
+def _over_problems(
+    run: Callable[..., None], work: int, problems: int, given: tuple[Any, ...]
+) -> None:
+    """Call `run(first, step, *given)` so that together the calls see every problem once.
+
+    `work` is the entries of K times the iterations.
+    """
+    threads = 1
+    if work >= 2 * WORK_PER_THREAD and problems > 1:
+        threads = min(torch.get_num_threads(), problems, work // WORK_PER_THREAD)
     others = [
-        threading.Thread(target=work, args=(first, threads, *given)) for first in range(1, threads)
+        threading.Thread(target=run, args=(first, threads, *given)) for first in range(1, threads)
     ]
     for thread in others:
         thread.start()
     try:
-        work(0, max(1, threads), *given)
+        run(0, threads, *given)
     finally:
         for thread in others:
             thread.join()
