@@ -1,9 +1,9 @@
 """What the loops of `forward` and `backward` share: their compiler, their arrays, an exponential.
 
-Without numba the functions stay what they are, and are not to be called (`AVAILABLE`). Numba's cache
-looks at a function's own file only: who changes one here or in `vectors` deletes the `__pycache__`
-beside it. A division by 0 gives infinity or NaN, as numpy's does: a test in the loop would keep it
-from the vector unit.
+Without numba the functions stay what they are, and are not to be called (`AVAILABLE`). Numba's
+cache looks at a function's own file only: who changes one here or in `vectors` deletes the
+`__pycache__` beside it. A division by 0 gives infinity or NaN, as numpy's does: a test for it would
+keep the loop from the vector unit.
 """
 
 # ruff: noqa: ANN001, ANN201 - numba takes the types from the calls
