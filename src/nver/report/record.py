@@ -1,7 +1,9 @@
 """What a run folder says, read and checked: the report is built from this and from nothing else.
 
-``predictions.parquet`` is the record; ``scores.json``, ``run.json``, ``failures.csv`` and
-``projection.parquet`` (optional: where each clip lies on the map of each encoder) come with it.
+``predictions.parquet`` is the record; ``scores.json``, ``run.json`` and ``failures.csv`` come with
+it. Optional are ``projection.parquet`` (where each clip lies on the map of each encoder),
+``clips.parquet`` (where its file lies), ``curves.parquet`` (losses, epoch by epoch) and
+``plans.parquet`` (example transport plans).
 """
 
 from __future__ import annotations
@@ -29,11 +31,37 @@ PREDICTIONS, SCORES, RUN, FAILURES = (
     "run.json",
     "failures.csv",
 )
-PROJECTION = "projection.parquet"
+PROJECTION, CLIPS, CURVES, PLANS = (
+    "projection.parquet",
+    "clips.parquet",
+    "curves.parquet",
+    "plans.parquet",
+)
 NEEDED = (PREDICTIONS, SCORES, RUN, FAILURES)
 
 PREDICTION_COLUMNS = ("file", "speaker", "label", "system", "encoders", "seed", "fold", "predicted")
 PROJECTION_COLUMNS = ("encoder", "x", "y", "label")
+CLIP_COLUMNS = ("file", "path")
+CURVE_COLUMNS = (
+    "system",
+    "encoders",
+    "seed",
+    "fold",
+    "epoch",
+    "training_loss",
+    "validation_loss",
+)
+PLAN_COLUMNS = (
+    "system",
+    "encoders",
+    "source",
+    "target",
+    "source_file",
+    "target_file",
+    "source_label",
+    "target_label",
+    "mass",
+)
 FAILURE_COLUMNS = ("file", "stage", "reason")
 
 
@@ -48,12 +76,28 @@ class Layout:
 
 SCORES_LAYOUT = Layout(
     {"corpus": str, "folds": str, "labels": list, "chance_uar": float, "systems": list},
-    {"failures": list, "notes": list},
+    {
+        "failures": list,
+        "notes": list,
+        "comparisons": dict,
+        "disaggregated": list,
+        "calibration": list,
+        "robustness": list,
+    },
     {"failures": ("sentence",)},
 )
 RUN_LAYOUT = Layout(
     {"settings": dict, "corpus": dict, "encoders": list, "leakage": dict},
-    {"extraction": dict, "hardware": dict, "libraries": dict, "warnings": list, "systems": list},
+    {
+        "extraction": dict,
+        "hardware": dict,
+        "libraries": dict,
+        "warnings": list,
+        "systems": list,
+        "tuning": list,
+        "identity": dict,
+        "published": list,
+    },
     {"encoders": ("name", "licence"), "systems": ("name", "summary")},
 )
 
@@ -85,6 +129,9 @@ class RunRecord:
         The rows of failures.csv.
     projection : DataFrame or None
         `PROJECTION_COLUMNS` of projection.parquet; None where the run has no maps.
+    places, curves, plans : DataFrame or None
+        `CLIP_COLUMNS`, `CURVE_COLUMNS` and `PLAN_COLUMNS` of clips.parquet, curves.parquet and
+        plans.parquet; None where the run has none.
     digests : mapping of str to str
         File name -> SHA-256 (hex) of what was read.
     """
@@ -96,6 +143,9 @@ class RunRecord:
     predictions: pd.DataFrame
     failures: tuple[Failure, ...]
     projection: pd.DataFrame | None
+    places: pd.DataFrame | None
+    curves: pd.DataFrame | None
+    plans: pd.DataFrame | None
     digests: Mapping[str, str]
 
     @property
@@ -192,9 +242,8 @@ def read_record(folder: Path) -> RunRecord:
     systems = _systems(folder / SCORES, scores)
     predictions = _table(folder / PREDICTIONS, PREDICTION_COLUMNS)
     _check_systems(folder, systems, predictions)
-    projection = None
-    if (folder / PROJECTION).is_file():
-        projection = _table(folder / PROJECTION, PROJECTION_COLUMNS)
+    projection = _optional(folder / PROJECTION, PROJECTION_COLUMNS)
+    if projection is not None:
         _check_labels(folder / PROJECTION, projection["label"], scores["labels"])
     for column in ("label", "predicted"):
         _check_labels(folder / PREDICTIONS, predictions[column], scores["labels"])
@@ -206,6 +255,9 @@ def read_record(folder: Path) -> RunRecord:
         predictions=predictions,
         failures=_failures(folder / FAILURES),
         projection=projection,
+        places=_optional(folder / CLIPS, CLIP_COLUMNS),
+        curves=_optional(folder / CURVES, CURVE_COLUMNS),
+        plans=_optional(folder / PLANS, PLAN_COLUMNS),
         digests={name: _sha256(folder / name) for name in NEEDED},
     )
 
@@ -229,7 +281,9 @@ def _json(path: Path, layout: Layout) -> dict[str, Any]:
         if not isinstance(content.get(key), (kind, int) if kind is float else kind):
             raise foreign(path, f"expected '{key}' ({kind.__name__})")
     for key, kind in layout.extra.items():
-        if not isinstance(content.setdefault(key, kind()), kind):
+        if content.get(key) is None:
+            content[key] = kind()
+        if not isinstance(content[key], kind):
             raise foreign(path, f"expected '{key}' to be a {kind.__name__}")
     for key, fields in layout.rows.items():
         for row in content[key]:
@@ -258,6 +312,10 @@ def _table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     except (pa.ArrowException, OSError) as error:
         raise foreign(path, f"it cannot be read as Parquet ({error})") from error
     raise foreign(path, f"it lacks the columns {', '.join(absent)}")
+
+
+def _optional(path: Path, columns: Sequence[str]) -> pd.DataFrame | None:
+    return _table(path, columns) if path.is_file() else None
 
 
 def _failures(path: Path) -> tuple[Failure, ...]:

@@ -1,0 +1,102 @@
+"""Which systems can be told from the best one: the paired comparisons of scores.json, by system."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from nver.report.tables import Estimate, SystemScore
+
+Key = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How one system compares with the best one, on the same clips.
+
+    Parameters
+    ----------
+    difference : Estimate
+        UAR of the best minus UAR of this one, with its interval.
+    p, p_holm : float
+        Of the paired test, alone and corrected over the table; NaN where there is none.
+    effect : float
+        Standardised difference; NaN where undefined.
+    distinguishable : bool
+        Whether the corrected test finds a difference.
+    mcnemar : float
+        p of McNemar's test where clips are independent; NaN elsewhere.
+    """
+
+    difference: Estimate
+    p: float
+    p_holm: float
+    effect: float
+    distinguishable: bool
+    mcnemar: float
+
+    @classmethod
+    def from_json(cls, pair: Mapping[str, Any]) -> Verdict:
+        """Read one entry of ``comparisons["pairs"]``."""
+        ends = {"value": pair.get("difference"), "low": pair.get("low"), "high": pair.get("high")}
+        return cls(
+            Estimate.from_json(ends),
+            number(pair.get("p")),
+            number(pair.get("p_holm")),
+            number(pair.get("effect")),
+            bool(pair.get("distinguishable")),
+            number((pair.get("mcnemar") or {}).get("p")),
+        )
+
+
+@dataclass(frozen=True)
+class Comparisons:
+    """All systems against the best one; falsy where a run has no comparisons."""
+
+    reference: Key | None
+    verdicts: Mapping[Key, Verdict]
+    told: Mapping[str, Any]
+
+    def __bool__(self) -> bool:
+        return bool(self.verdicts)
+
+    def of(self, system: SystemScore) -> Verdict | None:
+        """Return the verdict on a system, or None."""
+        return self.verdicts.get(system.key)
+
+    def between(self, one: SystemScore, other: SystemScore) -> Verdict | None:
+        """Return the verdict on two systems where one of them is the reference, or None."""
+        if self.reference == one.key:
+            return self.of(other)
+        return self.of(one) if self.reference == other.key else None
+
+
+def comparisons(scores: Mapping[str, Any]) -> Comparisons:
+    """Read the ``comparisons`` of scores.json."""
+    told = scores.get("comparisons") or {}
+    reference = key(told["reference"]) if told.get("reference") else None
+    pairs = {key(pair): Verdict.from_json(pair) for pair in told.get("pairs") or ()}
+    return Comparisons(reference, pairs, told)
+
+
+def key(entry: Mapping[str, Any]) -> Key:
+    """Return system and encoders as the columns of predictions.parquet write them."""
+    return str(entry["name"]), "+".join(str(encoder) for encoder in entry["encoders"])
+
+
+def number(value: object) -> float:
+    """Return a JSON number; NaN for null and for what is none."""
+    return float(value) if isinstance(value, int | float) else math.nan
+
+
+def p_text(p: float) -> str:
+    """Return a p-value for people.
+
+    >>> p_text(0.00001), p_text(0.0312), p_text(1.0), p_text(float("nan"))
+    ('< .001', '.031', '1.000', '-')
+    """
+    if math.isnan(p):
+        return "-"
+    return "< .001" if p < 0.001 else f"{p:.3f}".removeprefix("0")
