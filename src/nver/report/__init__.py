@@ -11,14 +11,19 @@ from pathlib import Path
 PAGE = "report.html"
 
 
-def write_report(run_folder: Path) -> Path:
+def write_report(run_folder: Path, *, paths: bool = True, megabytes: float | None = None) -> Path:
     """Write the figures and the page of a run folder, replacing earlier ones.
 
     Parameters
     ----------
     run_folder : Path
-        Holds predictions.parquet, scores.json, run.json, failures.csv and, where maps were made,
-        projection.parquet.
+        Holds predictions.parquet, scores.json, run.json, failures.csv, and whatever else the run
+        recorded (projection.parquet, clips.parquet, curves.parquet, plans.parquet).
+    paths : bool
+        Whether the page says where the clips lie, relative to the run folder, so that they can be
+        played. Without, it holds no path of this machine.
+    megabytes : float or None
+        Embed clips into the page, every label in turn, up to this size; None embeds none.
 
     Returns
     -------
@@ -31,6 +36,7 @@ def write_report(run_folder: Path) -> Path:
     NverError
         If the folder lacks a file, or holds one that nver did not write.
     """
+    from nver.report.clip_list import Sharing
     from nver.report.html import page
     from nver.report.record import read_record
     from nver.report.run_figures import confusion_figures, encoder_maps, write_figures, write_text
@@ -38,8 +44,8 @@ def write_report(run_folder: Path) -> Path:
     record = read_record(run_folder)
     confusions = confusion_figures(record)
     maps = encoder_maps(record)
-    text = page(record, confusions, maps)
-    write_figures(run_folder / "figures", [*confusions.values(), *maps])
+    text = page(record, confusions, maps, Sharing(paths, megabytes))
+    write_figures(run_folder / "figures", [*confusions.values(), *(one.by_label for one in maps)])
     path = run_folder / PAGE
     write_text(path, text)
     return path

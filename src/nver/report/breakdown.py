@@ -57,7 +57,11 @@ def breakdowns(record: RunRecord, most: int) -> list[Breakdown]:
         Breakdown(
             system,
             tuple(str(sentence) for sentence in entries[system.key].get("worst") or ()),
-            tuple(_division(by, rows) for by, rows in entries[system.key]["by"].items() if rows),
+            tuple(
+                _division(by, rows)
+                for by, rows in entries[system.key]["by"].items()
+                if len(rows) > 1
+            ),
         )
         for system in record.systems
         if system.key in entries

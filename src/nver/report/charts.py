@@ -117,7 +117,7 @@ def line_chart(
     width, height : int
         In px.
     """
-    left, top, right, bottom = 46, 8, width - 8, height - 40
+    left, top, right, bottom = 46, 8, width - 14, height - 40
 
     def place(point: Point) -> Point:
         across = (point[0] - x.start) / ((x.end - x.start) or 1.0)

@@ -12,8 +12,8 @@ from nver.report.record import RunRecord
 METHOD = """@inproceedings{chetiaphukan2025mata,
   title = {Strong Alone, Stronger Together: Synergizing Modality-Binding Foundation Models with \
 Optimal Transport for Non-Verbal Emotion Recognition},
-  author = {Chetia Phukan, Orchid and Akhtar, Mohd Mujtaba and Girish and Behera, Swarup Ranjan and \
-Kalita, Sishir and Buduru, Arun Balaji and Sharma, Rajesh and Prasanna, S. R. Mahadeva},
+  author = {Chetia Phukan, Orchid and Akhtar, Mohd Mujtaba and Girish and Behera, Swarup Ranjan \
+and Kalita, Sishir and Buduru, Arun Balaji and Sharma, Rajesh and Prasanna, S. R. Mahadeva},
   booktitle = {ICASSP},
   year = {2025},
   eprint = {2409.14221},
@@ -73,13 +73,14 @@ def bibtex(record: RunRecord) -> str:
     if any("mata" in system.name for system in record.systems):
         entries.append(METHOD)
     title = str(record.card.get("title") or record.scores["corpus"])
-    cited = str(record.card.get("citation", ""))
-    entries.append(entry(f"corpus-{record.scores['corpus']}", title, cited, record.card))
+    entries.append(
+        entry(f"corpus-{record.scores['corpus']}", title, cited(record.card), record.card)
+    )
     entries += [
         entry(
             f"encoder-{card.get('name', '?')}",
             str(card.get("name", "?")),
-            str(card.get("citation", "")),
+            cited(card),
             card,
         )
         for card in record.run["encoders"]
@@ -87,20 +88,26 @@ def bibtex(record: RunRecord) -> str:
     return "\n\n".join(dict.fromkeys(part for part in entries if part))
 
 
-def entry(name: str, title: str, cited: str, card: Mapping[str, Any]) -> str:
-    """Return a reference as BibTeX; "" where there is nothing to cite, unchanged if it is BibTeX.
+def cited(card: Mapping[str, Any]) -> str:
+    """Return the reference that a card states; "" where it states none."""
+    text = str(card.get("citation", "")).strip()
+    return "" if text.startswith("not stated") else text
+
+
+def entry(name: str, title: str, text: str, card: Mapping[str, Any]) -> str:
+    r"""Return a reference as BibTeX; "" where there is nothing to cite, unchanged if it is BibTeX.
 
     >>> print(entry("corpus-x", "X & Y", "A. Nother, 2024", {}))
     @misc{corpus-x,
-      title = {X \\& Y},
+      title = {X \& Y},
       note = {A. Nother, 2024}
     }
     """
-    if not cited.strip() or cited.startswith("not stated"):
+    if not text:
         return ""
-    if cited.lstrip().startswith("@"):
-        return cited.strip()
-    fields = {"title": escaped(title), "note": escaped(cited)}
+    if text.startswith("@"):
+        return text
+    fields = {"title": escaped(title), "note": escaped(text)}
     url = str(card.get("url", ""))
     if url:
         fields["howpublished"] = f"\\url{{{re.sub(r'[{}]', '', url)}}}"

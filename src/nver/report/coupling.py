@@ -123,7 +123,7 @@ def plan_svg(plan: Plan) -> Markup:
     names = list(dict.fromkeys(plan.labels))
     starts = [plan.labels.index(name) for name in names]
     short = [shortened(name) for name in names]
-    left = round(14 + max(text_width(name) for name in short))
+    left = round(24 + max(text_width(name) for name in short))
     slant = 0.71 * max(text_width(name) for name in short)
     return render(
         "plan.svg",

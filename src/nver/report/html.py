@@ -2,75 +2,52 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from nver.metrics import recalls
-from nver.report.colours import ink, shade
+from nver.report.audit import audit
+from nver.report.basis import basis
+from nver.report.breakdown import breakdowns
+from nver.report.charts import TRACK
+from nver.report.citations import bibtex, cited, licence_is_restricted, licences
+from nver.report.clip_list import ClipList, Sharing, clip_list
+from nver.report.coupling import plan_svg, plans
+from nver.report.emotions import emotions, recall_table
+from nver.report.learning import learning_curves
+from nver.report.origin import provenance, tuning
 from nver.report.record import RunRecord
 from nver.report.render import render
-from nver.report.run_figures import Figure
-from nver.report.summary import (
-    about_intervals,
-    counted,
-    extremes,
-    licence_is_restricted,
-    summarise,
-    synthetic,
-)
+from nver.report.results import axis, pairs, published, result_table
+from nver.report.run_figures import EncoderMap, Figure
+from nver.report.stress import stress
+from nver.report.summary import about_intervals, extremes, summarise, synthetic
 from nver.report.tables import (
     TRANSDUCTIVE,
     SystemScore,
     best,
-    duration,
-    far_below,
-    groups,
     percent,
     shared_encoders,
 )
+from nver.report.trust import COVERAGES, trusts
+from nver.report.verdicts import comparisons
 
-CONFUSION_BYTES = 3_000_000
+CONFUSION_BYTES = 2_500_000
 """Of all matrices in the page: with everything else it stays below 5 MB."""
 
 LISTED_FAILURES = 200
-PLOT_WIDTH = 170
 
-PAPER = (
-    "O. C. Phukan, M. M. Akhtar, Girish, S. R. Behera, S. Kalita, A. B. Buduru, R. Sharma, "
-    "S. R. M. Prasanna: Strong Alone, Stronger Together: Synergizing Modality-Binding Foundation "
-    "Models with Optimal Transport for Non-Verbal Emotion Recognition. "
-    "ICASSP 2025. arXiv 2409.14221"
-)
+DETAILED = 12
+"""Most systems that a section with a choice of systems offers, best first."""
 
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the result table, ready to print."""
-
-    system: SystemScore
-    heard: str
-    best: bool
-    below: str
-    cells: tuple[tuple[str, str, str], ...]
-    seconds: str
-    plot: Whisker
-
-
-@dataclass(frozen=True)
-class Whisker:
-    """Where a UAR, its interval and its references lie on a plot, in px."""
-
-    value: float | None
-    low: float | None
-    high: float | None
-    chance: float
-    linear: float | None
+PLANS = 12
+"""Most transport plans in the page."""
 
 
 def page(
-    record: RunRecord, confusions: Mapping[SystemScore, Figure], maps: Sequence[Figure]
+    record: RunRecord,
+    confusions: Mapping[SystemScore, Figure],
+    maps: Sequence[EncoderMap],
+    sharing: Sharing,
 ) -> str:
     """Return the whole page.
 
@@ -80,41 +57,50 @@ def page(
         What the run folder says.
     confusions : mapping of SystemScore to Figure
         The confusion matrix of every system, best first.
-    maps : sequence of Figure
+    maps : sequence of EncoderMap
         The map of every encoder.
+    sharing : Sharing
+        What the page tells and holds of the clips.
     """
     left, right = defaults(record.systems)
     shown = within(CONFUSION_BYTES, confusions, first=(left, right))
+    detailed = detailed_systems(record.systems)
+    examples = plans(record)[:PLANS]
+    clips = clip_list(record, shown, examples, sharing)
     values = {
         "record": record,
         "title": f"{record.scores['corpus']}: non-verbal emotion recognition",
-        "synthetic": synthetic(record),
-        "points": summarise(record),
-        "notes": _notes(record),
-        "level": f"{100 * record.systems[0].level:g} %",
         "version": str(record.run.get("nver", "")),
         "started": str(record.run.get("started", ""))[:10],
-        "interval": about_intervals(record),
-        "has_linear": any(system.linear for system in record.systems),
-        "width": PLOT_WIDTH,
-        "supports": record.supports(),
-        "axis": percent(_axis(record)).removesuffix(".0"),
-        "groups": _table(record),
+        "synthetic": synthetic(record),
+        "basis": basis(record),
+        "points": summarise(record),
+        "notes": _notes(record),
         "shared": shared_encoders(record.systems),
-        "metrics": ("UAR", "Accuracy", "Macro-F1"),
-        "recalls": _recalls(record, confusions),
+        "track": TRACK,
+        "emotions": [(system, emotions(record, system)) for system in detailed],
+        "recalls": recall_table(record, list(confusions)),
+        "supports": record.supports(),
         "extremes": extremes(record),
         "confusions": shown,
         "left_out": [figure.file for system, figure in confusions.items() if system not in shown],
         "left": left,
         "right": right,
         "maps": maps,
-        "glossary": _glossary(record),
-        "encoders": [_encoder(card) for card in record.run["encoders"]],
-        "corpus": _facts(record),
-        "paper": PAPER if any("mata" in system.name for system in record.systems) else "",
+        "plans": [(plan, plan_svg(plan)) for plan in examples],
+        "curves": learning_curves(record, DETAILED),
+        "trusts": trusts(record),
+        "detailed": DETAILED,
+        "coverages": [f"{100 * share:g}" for share in COVERAGES],
+        "stress": stress(record),
+        "breakdowns": breakdowns(record, DETAILED),
+        "audit": audit(record),
+        "tuning": tuning(record),
         "failures": record.failures[:LISTED_FAILURES],
-        "provenance": _provenance(record),
+        "clips": clips,
+        "sound": _sound(clips, sharing),
+        **_results(record),
+        **_sources(record, sharing),
     }
     return str(render("report.html", **values))
 
@@ -130,6 +116,12 @@ def defaults(systems: Sequence[SystemScore]) -> tuple[SystemScore, SystemScore]:
     return linear, network
 
 
+def detailed_systems(systems: Sequence[SystemScore]) -> list[SystemScore]:
+    """Return the systems that a choice offers: the best one first, then by falling UAR."""
+    top = best(systems)
+    return sorted(systems, key=lambda system: system != top)[:DETAILED]
+
+
 def within(
     limit: int, figures: Mapping[SystemScore, Figure], first: Sequence[SystemScore]
 ) -> dict[SystemScore, Figure]:
@@ -143,70 +135,46 @@ def within(
     return {system: figure for system, figure in figures.items() if system in fitting}
 
 
-def _table(record: RunRecord) -> list[tuple[str, list[Row]]]:
-    top, shared = best(record.systems), shared_encoders(record.systems)
-    linear = best([system for system in record.systems if system.linear])
-    scale = PLOT_WIDTH / _axis(record)
+def _results(record: RunRecord) -> dict[str, Any]:
+    compared = comparisons(record.scores)
+    return {
+        "level": f"{100 * record.systems[0].level:g} %",
+        "interval": about_intervals(record),
+        "has_linear": any(system.linear for system in record.systems),
+        "axis": percent(axis(record)).removesuffix(".0"),
+        "groups": result_table(record, compared),
+        "metrics": ("UAR", "Accuracy", "Macro-F1"),
+        "compared": compared,
+        "detectable": percent(float(compared.told.get("detectable") or "nan")),
+        "pairs": pairs(record, compared),
+        "published": published(record),
+        "glossary": _glossary(record),
+    }
 
-    def place(value: float) -> float | None:
-        return None if math.isnan(value) else round(value * scale, 1)
 
-    def row(system: SystemScore) -> Row:
-        rival = far_below(system, record.systems)
-        estimates = (system.uar, system.accuracy, system.macro_f1)
-        return Row(
-            system=system,
-            heard="" if system.encoders == shared else " + ".join(system.encoders),
-            best=system == top,
-            below=rival.title if rival else "",
-            cells=tuple((percent(e.value), percent(e.low), percent(e.high)) for e in estimates),
-            seconds=duration(system.seconds),
-            plot=Whisker(
-                place(system.uar.value),
-                place(system.uar.low),
-                place(system.uar.high),
-                round(record.chance * scale, 1),
-                place(linear.uar.value) if linear else None,
-            ),
-        )
-
-    return [
-        (
-            f"{heading}: {' + '.join(shared)}" if members[0].encoders == shared else heading,
-            [row(system) for system in members],
-        )
-        for heading, members in groups(record.systems)
-    ]
+def _sources(record: RunRecord, sharing: Sharing) -> dict[str, Any]:
+    card = record.card
+    url = str(card.get("url", ""))
+    return {
+        "corpus": {
+            "title": str(card.get("title") or record.scores["corpus"]),
+            "citation": cited(card),
+            "url": url,
+            "linked": url.startswith(("https://", "http://")),  # never javascript: and its kin
+        },
+        "licences": licences(record),
+        "encoders": [_encoder(card) for card in record.run["encoders"]],
+        "bibtex": bibtex(record),
+        "provenance": provenance(record, paths=sharing.paths),
+    }
 
 
 def _notes(record: RunRecord) -> list[str]:
     """Return what the run and its systems said, each once, without what the points say already."""
     said = {record.card.get("warning"), *record.run["leakage"].get("sentences", ())}
+    said.add(record.run["identity"].get("sentence"))
     notes = dict.fromkeys(map(str, [*record.run["warnings"], *record.scores["notes"]]))
     return [note for note in notes if note not in said | set(record.failed_systems)]
-
-
-def _axis(record: RunRecord) -> float:
-    """Return where the plots end: the next ten percent above everything that is drawn."""
-    ends = [end for s in record.systems for end in (s.uar.value, s.uar.high) if not math.isnan(end)]
-    return math.ceil(10 * max([*ends, record.chance, 0.1])) / 10
-
-
-def _recalls(
-    record: RunRecord, confusions: Mapping[SystemScore, Figure]
-) -> list[tuple[SystemScore, list[tuple[str, str, str]]]]:
-    """Return, for each system, the recall of each class as text, colour and colour of the text."""
-    table = []
-    for system in confusions:
-        values = recalls(record.confusions[system]).tolist()
-        cells = [
-            ("-", "#ffffff", "#000")
-            if math.isnan(value)
-            else (f"{100 * value:.0f}", shade(value), ink(shade(value)))
-            for value in values
-        ]
-        table.append((system, cells))
-    return table
 
 
 def _glossary(record: RunRecord) -> list[tuple[str, str]]:
@@ -233,50 +201,24 @@ def _encoder(card: Mapping[str, Any]) -> dict[str, Any]:
         "revision": str(card.get("revision", "not recorded")),
         "licence": licence,
         "restricted": licence_is_restricted(licence),
-        "citation": str(card.get("citation", "")),
+        "citation": cited(card),
     }
 
 
-def _facts(record: RunRecord) -> dict[str, Any]:
-    card = record.card
-    url = str(card.get("url", ""))
-    licence = str(card.get("licence", "not recorded"))
-    return {
-        "title": str(card.get("title") or record.scores["corpus"]),
-        "licence": licence,
-        "restricted": bool(card.get("non_commercial")) or licence_is_restricted(licence),
-        "citation": str(card.get("citation", "")),
-        "url": url,
-        "linked": url.startswith(("https://", "http://")),  # never javascript: and its kin
-    }
-
-
-def _provenance(record: RunRecord) -> list[tuple[str, str]]:
-    run = record.run
-    settings = {key: value for key, value in run["settings"].items() if value not in (None, (), [])}
-    extraction = run["extraction"]
-    rows = [
-        ("Command", str(run.get("command", ""))),
-        ("Started", str(run.get("started", ""))),
-        ("Duration", duration(float(run["seconds"])) if "seconds" in run else ""),
-        ("Embeddings", _pairs({k: v for k, v in extraction.items() if isinstance(v, int | float)})),
-        ("Hardware", _pairs(run["hardware"])),
-        ("Versions", _pairs(run["libraries"])),
-        ("Settings", _pairs(settings)),
-        ("Seeds", counted(record.seeds, "training") + " of each network"),
-        *((f"SHA-256 of {name}", digest) for name, digest in record.digests.items()),
-    ]
-    return [(term, text) for term, text in rows if text]
-
-
-def _pairs(values: Mapping[str, Any]) -> str:
-    known = {key.replace("_", " "): value for key, value in values.items() if value is not None}
-    return ", ".join(f"{key} {_plain(value)}" for key, value in known.items())
-
-
-def _plain(value: object) -> str:
-    if isinstance(value, Mapping):
-        return f"({_pairs({str(key): entry for key, entry in value.items()})})"
-    if isinstance(value, list | tuple):
-        return ", ".join(_plain(entry) for entry in value)
-    return str(value)
+def _sound(clips: ClipList, sharing: Sharing) -> str:
+    """Return what the page holds of the clips and where it plays them from, in words."""
+    parts = []
+    if sharing.megabytes is not None:
+        parts.append(
+            f"{clips.embedded:,} of {len(clips.files):,} clips are embedded in this page "
+            f"({clips.bytes / 1e6:.1f} MB)."
+        )
+    if clips.linked:
+        parts.append(
+            "Clips are played from where they lie beside this run; the page names their places "
+            "relative to its own. Before you share it, nver report RUN --no-paths leaves them out, "
+            "nver report RUN --embed-audio puts clips into the page."
+        )
+    elif not parts:
+        parts.append("This page does not say where the clips lie, so none can be played.")
+    return " ".join(parts)

@@ -51,7 +51,8 @@ def tuning(record: RunRecord) -> list[tuple[str, str, str, str, str, str]]:
             " + ".join(map(str, one["encoders"])),
             str(one["fold"]),
             ", ".join(
-                f"{name.replace('_', ' ')} {_number(value)}" for name, value in one["chosen"].items()
+                f"{name.replace('_', ' ')} {_number(value)}"
+                for name, value in one["chosen"].items()
             )
             or "the default",
             percent(number(one.get("uar"))),
@@ -66,7 +67,11 @@ def _number(value: Any) -> str:
 
 
 def _pairs(values: Mapping[str, Any]) -> str:
-    known = {key.replace("_", " "): value for key, value in values.items() if value is not None}
+    known = {
+        key.replace("_", " "): value
+        for key, value in values.items()
+        if value not in (None, (), [], {})
+    }
     return ", ".join(f"{key} {_plain(value)}" for key, value in known.items())
 
 

@@ -40,7 +40,7 @@ PROJECTION, CLIPS, CURVES, PLANS = (
 NEEDED = (PREDICTIONS, SCORES, RUN, FAILURES)
 
 PREDICTION_COLUMNS = ("file", "speaker", "label", "system", "encoders", "seed", "fold", "predicted")
-PROJECTION_COLUMNS = ("encoder", "x", "y", "label")
+PROJECTION_COLUMNS = ("encoder", "file", "x", "y", "label")
 CLIP_COLUMNS = ("file", "path")
 CURVE_COLUMNS = (
     "system",
@@ -280,9 +280,8 @@ def _json(path: Path, layout: Layout) -> dict[str, Any]:
     for key, kind in layout.needed.items():
         if not isinstance(content.get(key), (kind, int) if kind is float else kind):
             raise foreign(path, f"expected '{key}' ({kind.__name__})")
+    content |= {key: kind() for key, kind in layout.extra.items() if content.get(key) is None}
     for key, kind in layout.extra.items():
-        if content.get(key) is None:
-            content[key] = kind()
         if not isinstance(content[key], kind):
             raise foreign(path, f"expected '{key}' to be a {kind.__name__}")
     for key, fields in layout.rows.items():

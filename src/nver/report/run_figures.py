@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
 from markupsafe import Markup
 
 from nver.report.confusions import confusion_svg
 from nver.report.record import RunRecord
-from nver.report.scatter import map_svg
+from nver.report.scatter import map_svg, neighbours
 from nver.report.tables import SystemScore, percent
 
 LONGEST_NAME = 80
+UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
@@ -39,23 +42,59 @@ def confusion_figures(record: RunRecord) -> dict[SystemScore, Figure]:
     }
 
 
-def encoder_maps(record: RunRecord) -> list[Figure]:
+@dataclass(frozen=True)
+class EncoderMap:
+    """The map of one encoder: marked by label, marked by speaker, and what it says in words."""
+
+    by_label: Figure
+    by_speaker: Markup | None
+    words: str
+
+
+def encoder_maps(record: RunRecord) -> list[EncoderMap]:
     """Return the map of every encoder that has one, in the run's order."""
     if record.projection is None:
         return []
+    whose = speakers(record)
     return [
-        Figure(
-            file_name("map", str(encoder)),
-            str(encoder),
-            map_svg(
-                rows[["x", "y"]].to_numpy("float64"),
-                rows["label"].tolist(),
-                record.labels,
-                str(encoder),
-            ),
-        )
+        _encoder_map(record, str(encoder), rows, whose)
         for encoder, rows in record.projection.groupby("encoder", sort=False, observed=True)
     ]
+
+
+def speakers(record: RunRecord) -> dict[str, str]:
+    """Return the speaker of each file; empty where nobody or one person is known."""
+    clips = record.clips()
+    known = clips["speaker"].dropna()
+    if known.nunique() < 2:
+        return {}
+    return dict(zip(clips["file"], clips["speaker"].fillna(UNKNOWN).astype(str), strict=True))
+
+
+def _encoder_map(
+    record: RunRecord, encoder: str, rows: pd.DataFrame, whose: dict[str, str]
+) -> EncoderMap:
+    points = rows[["x", "y"]].to_numpy("float64")
+    labels = rows["label"].tolist()
+    drawn = map_svg(points, labels, record.labels, encoder)
+    figure = Figure(file_name("map", encoder), encoder, drawn)
+    words = [_nearest("emotion", *neighbours(points, labels))]
+    if not whose:
+        return EncoderMap(figure, None, " ".join(words))
+    people = [whose.get(file, UNKNOWN) for file in rows["file"]]
+    words.append(_nearest("speaker", *neighbours(points, people)))
+    names = sorted(set(whose.values()))
+    drawn = map_svg(points, people, names, encoder, by="speaker")
+    return EncoderMap(figure, drawn, " ".join(words))
+
+
+def _nearest(what: str, share: float, chance: float) -> str:
+    if math.isnan(share):
+        return ""
+    return (
+        f"The nearest clip is of the same {what} for {percent(share)} % (by chance "
+        f"{percent(chance)} %)."
+    )
 
 
 def write_figures(folder: Path, figures: Iterable[Figure]) -> None:

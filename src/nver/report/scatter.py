@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,12 +17,16 @@ _MAP = 560.0
 _MAP_MARGIN = 12.0
 _KEY_WIDTH = 18
 
+LOOKS = 30
+"""Six colours times five shapes."""
+
 
 def map_svg(
     coordinates: Float[np.ndarray, "clips 2"],
     groups: Sequence[str],
     names: Sequence[str],
     encoder: str,
+    by: str = "label",
 ) -> Markup:
     """Return a map of clips as a scatter plot with its key.
 
@@ -35,8 +40,11 @@ def map_svg(
         All groups; their order gives colour and shape. The 31st looks like the first again.
     encoder : str
         Whose map it is, for the text that a screen reader speaks.
+    by : str
+        What the groups are. With more groups than looks there is no key: it would not tell them
+        apart.
     """
-    points = _fitted(coordinates)
+    points = placed(coordinates)
     member = np.asarray(groups)
     marks = [
         Mark(
@@ -47,14 +55,17 @@ def map_svg(
         )
         for i, name in enumerate(names)
     ]
+    keys = marks if by == "label" or len(marks) <= LOOKS else []
     per_line = 3 if all(len(mark.name) <= _KEY_WIDTH for mark in marks) else 2
     return render(
         "map.svg",
         marks=marks,
+        keys=keys,
+        by=by,
         size=round(_MAP),
         per_line=per_line,
-        lines=-(-len(marks) // per_line),
-        alt=f"t-SNE map of {len(points)} clips as {encoder} hears them, marked by label.",
+        lines=-(-len(keys) // per_line),
+        alt=f"t-SNE map of {len(points)} clips as {encoder} hears them, marked by {by}.",
     )
 
 
@@ -90,11 +101,32 @@ def _glyph(shape: str, x: float, y: float) -> str:
     return f"M{x - 3:.1f} {y:.1f}a3 3 0 1 0 6 0a3 3 0 1 0-6 0"
 
 
-def _fitted(points: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n 2"]:
-    """Return points centred in the picture, both axes on one scale."""
+def placed(points: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n 2"]:
+    """Return where points lie in the picture, in px: centred, both axes on one scale."""
     points = np.asarray(points, dtype=np.float64)
     low, high = points.min(axis=0), points.max(axis=0)
     span = float((high - low).max()) or 1.0
     scale = (_MAP - 2 * _MAP_MARGIN) / span
     fitted: np.ndarray = (points - (low + high) / 2) * scale + _MAP / 2
     return fitted
+
+
+def neighbours(
+    coordinates: Float[np.ndarray, "clips 2"], groups: Sequence[str]
+) -> tuple[float, float]:
+    """Return how often a clip's nearest neighbour on the map is of its own group, and by chance.
+
+    Both in [0, 1]; chance is what a map that knows nothing of the groups would give. NaN for fewer
+    than two clips.
+    """
+    if len(groups) < 2:
+        return math.nan, math.nan
+    from scipy.spatial import cKDTree
+
+    _, nearest = cKDTree(np.asarray(coordinates, dtype=np.float64)).query(coordinates, k=2)
+    clips = np.arange(len(groups))
+    # of two clips in one point either may come first
+    other = np.where(nearest[:, 0] == clips, nearest[:, 1], nearest[:, 0])
+    _, codes, counts = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
+    chance = float((counts * (counts - 1)).sum() / (len(groups) * (len(groups) - 1)))
+    return float((codes[other] == codes).mean()), chance

@@ -1,56 +1,36 @@
-"""The first lines of the report: what was found, and how far to trust it, in plain words."""
+"""The summary of the report: what was found, and how far to trust it, in plain words."""
 
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from nver.metrics import recalls
+from nver.report.citations import licences
 from nver.report.record import RunRecord
+from nver.report.statement import Statement, counted, listed
 from nver.report.tables import SystemScore, best, far_below, linear_rival, percent
+from nver.report.verdicts import Comparisons, comparisons, key, number, p_text
 
-NON_COMMERCIAL = re.compile(r"\bNC\b|non[ -]?commercial|research[ -]only", re.IGNORECASE)
 NAMED = 6
 """Most systems that one point lists."""
 
 
-@dataclass(frozen=True)
-class Statement:
-    """One point of the summary.
-
-    Parameters
-    ----------
-    topic : str
-        What it is about, in one or two words.
-    text : str
-        One to three sentences.
-    alarm : bool
-        Whether a reader must know it before believing a figure.
-    details : tuple of str
-        A list below the text.
-    """
-
-    topic: str
-    text: str
-    alarm: bool = False
-    details: tuple[str, ...] = ()
-
-
 def summarise(record: RunRecord) -> tuple[Statement, ...]:
     """Return the points in the order in which they are read; alarms stay in their place."""
+    compared = comparisons(record.scores)
     points = (
-        _corpus(record),
-        _protocol(record),
-        _leakage(record),
-        _chance(record),
         _best(record),
         _intervals(record),
-        _linear(record),
-        _fusion(record),
+        _told_apart(record, compared),
+        _linear(record, compared),
+        _fusion(record, compared),
+        _confidence(record),
+        _perturbed(record),
+        _people(record),
         _transductive(record.systems),
         _failed_systems(record),
         _failures(record),
@@ -62,68 +42,6 @@ def summarise(record: RunRecord) -> tuple[Statement, ...]:
 def synthetic(record: RunRecord) -> bool:
     """Return whether the clips were made by a program."""
     return bool(record.card.get("synthetic", False))
-
-
-def licence_is_restricted(licence: str) -> bool:
-    """Return whether a licence text forbids commercial use.
-
-    >>> licence_is_restricted("CC BY-NC-SA 4.0"), licence_is_restricted("MIT")
-    (True, False)
-    """
-    return bool(NON_COMMERCIAL.search(licence))
-
-
-def _corpus(record: RunRecord) -> Statement:
-    clips = record.clips()
-    known = clips["speaker"].dropna().nunique()
-    of = f" of {counted(known, 'speaker')}" if known else ", speakers unknown"
-    name = record.card.get("title") or record.scores["corpus"]
-    text = f"{name}: {counted(len(clips), 'clip')}{of}, {counted(len(record.labels), 'label')}."
-    if warning := record.card.get("warning"):
-        text += f" {warning}"
-    return Statement("Corpus", text, alarm=bool(warning))
-
-
-def _protocol(record: RunRecord) -> Statement:
-    folds = counted(int(record.clips()["fold"].nunique()), "fold")
-    protocol = str(record.scores["folds"])
-    name = {
-        "speaker": f"{folds}, divided by speaker",
-        "loso": f"{folds}, one for each speaker",
-        "random": f"{folds}, divided at random",
-        "published": f"{folds}, as published with the corpus",
-    }.get(protocol, f"{folds}, as the corpus's column '{protocol.removeprefix('column:')}' says")
-    divided = record.divided_speakers()
-    if divided == 0:
-        return Statement("Protocol", f"{name}. No voice was in training before it was judged.")
-    if divided is None:
-        doubt = (
-            "Some speakers are unknown, so the same voice may be in training and in test. "
-            "If it is, the figures are too high for new voices."
-        )
-    else:
-        doubt = (
-            f"{counted(divided, 'speaker')} {'is' if divided == 1 else 'are'} in training and in "
-            "test alike, so the figures are too high for new voices. Do not compare them with "
-            "speaker-independent ones; for those, use --folds speaker."
-        )
-    return Statement("Protocol", f"{name}. {doubt}", alarm=True)
-
-
-def _leakage(record: RunRecord) -> Statement:
-    leakage = record.run["leakage"]
-    found = " ".join(str(sentence) for sentence in leakage.get("sentences", ()))
-    if leakage.get("clean"):
-        verdict = leakage.get("verdict", "Clean: nothing was found on both sides of a fold.")
-        return Statement("Leakage check", f"{verdict} {found}".rstrip())
-    return Statement("Leakage check", found or "Not clean, or not made.", alarm=True)
-
-
-def _chance(record: RunRecord) -> Statement:
-    chance = percent(record.chance)
-    return Statement(
-        "Chance", f"Guessing reaches a UAR of {chance} % ({len(record.labels)} labels)."
-    )
 
 
 def _best(record: RunRecord) -> Statement:
@@ -150,7 +68,35 @@ def _intervals(record: RunRecord) -> Statement | None:
     return Statement("Intervals", f"What to know of every interval: {caution}.", alarm=True)
 
 
-def _linear(record: RunRecord) -> Statement | None:
+def _told_apart(record: RunRecord, compared: Comparisons) -> Statement | None:
+    told = compared.told
+    detectable = number(told.get("detectable"))
+    level = [system for system in record.systems if _cannot_be_told(system, compared)]
+    if not compared:
+        return None
+    rivals = len(compared.verdicts)
+    if not level:
+        text = f"The best system can be told from each of the other {rivals}."
+    else:
+        text = f"{len(level)} of {counted(rivals, 'other system')} cannot be told from the best: "
+        names = [system.title for system in level[:NAMED]]
+        more = len(level) - NAMED
+        text += listed([*names, f"{more} more"] if more > 0 else names) + "."
+    if not math.isnan(detectable):
+        text += (
+            f" A difference in UAR under {percent(detectable)} points would mostly go unnoticed "
+            "on this corpus."
+        )
+    caution = str(told.get("caution") or "")
+    return Statement("Differences", f"{text} {caution}".rstrip(), alarm=bool(caution))
+
+
+def _cannot_be_told(system: SystemScore, compared: Comparisons) -> bool:
+    verdict = compared.of(system)
+    return verdict is not None and not verdict.distinguishable
+
+
+def _linear(record: RunRecord, compared: Comparisons) -> Statement | None:
     systems = record.systems
     neural = [system for system in systems if system.neural]
     baseline = best([system for system in systems if system.linear])
@@ -166,7 +112,7 @@ def _linear(record: RunRecord) -> Statement | None:
     text = f"The best linear baseline, {baseline.title}, reaches {with_interval(baseline)}."
     if top is not None:
         text += (
-            f" The best network, {top.title}, {with_interval(top)}, is {_difference(top, baseline)}"
+            f" The best network, {top.title}, {with_interval(top)}, is {_difference(top, baseline, compared)}"
         )
     below = [system for system in neural if far_below(system, systems)]
     if not below:
@@ -190,12 +136,12 @@ def _against(below: Sequence[SystemScore], systems: Sequence[SystemScore]) -> tu
     return (*lines[:NAMED], f"and {more} more, marked in the table") if more > 1 else tuple(lines)
 
 
-def _fusion(record: RunRecord) -> Statement | None:
+def _fusion(record: RunRecord, compared: Comparisons) -> Statement | None:
     single = best([system for system in record.systems if not system.fusion])
     fused = best([system for system in record.systems if system.fusion])
     if single is None or fused is None:
         return None
-    verdict = _difference(fused, single, "the best single encoder")
+    verdict = _difference(fused, single, compared, "the best single encoder")
     text = (
         f"The best fusion, {fused.title}, is {verdict} The latter is {single.title}, "
         f"{with_interval(single)}."
@@ -203,16 +149,74 @@ def _fusion(record: RunRecord) -> Statement | None:
     return Statement("Fusion", text)
 
 
-def _difference(one: SystemScore, other: SystemScore, it: str = "it") -> str:
+def _difference(
+    one: SystemScore, other: SystemScore, compared: Comparisons, it: str = "it"
+) -> str:
     points = round(100 * (one.uar.value - other.uar.value), 1)
     where = f"{abs(points):.1f} points {'above' if points > 0 else 'below'} {it}"
     if points == 0:
         where = f"level with {it}"
+    if verdict := compared.between(one, other):
+        p = p_text(verdict.p_holm)
+        if verdict.distinguishable:
+            return f"{where}; the paired test finds a difference (corrected p {p})."
+        return f"{where}; the paired test cannot tell them apart (corrected p {p})."
     if any(math.isnan(end) for system in (one, other) for end in (system.uar.low, system.uar.high)):
         return f"{where}; without intervals nobody can say whether that is more than luck."
     if one.uar.low > other.uar.high or other.uar.low > one.uar.high:
         return f"{where}; their intervals do not overlap."
     return f"{where}; their intervals overlap, so this is no proof of a difference."
+
+
+def _of_best(record: RunRecord, section: str) -> tuple[SystemScore, Mapping[str, Any]] | None:
+    """Return the best system and its entry in a section of scores.json, or None."""
+    top = best(record.systems)
+    if top is None:
+        return None
+    entries = record.scores.get(section) or ()
+    entry = next((entry for entry in entries if key(entry) == top.key), None)
+    return None if entry is None else (top, entry)
+
+
+def _confidence(record: RunRecord) -> Statement | None:
+    if (found := _of_best(record, "calibration")) is None:
+        return None
+    top, entry = found
+    ece = number(entry["raw"].get("ece"))
+    if math.isnan(ece):
+        return None
+    text = f"The probabilities of {top.name} are off by {percent(ece)} points on average (ECE)"
+    if scaled := entry.get("scaled"):
+        text += f"; after temperature scaling by {percent(number(scaled.get('ece')))}"
+    return Statement("Confidence", f"{text}.")
+
+
+def _perturbed(record: RunRecord) -> Statement | None:
+    if (found := _of_best(record, "robustness")) is None:
+        return None
+    top, entry = found
+    drops = [(number(one["drop"].get("value")), one) for one in entry["perturbations"]]
+    drops = [(drop, one) for drop, one in drops if not math.isnan(drop)]
+    if not drops:
+        return None
+    drop, worst = max(drops, key=lambda pair: pair[0])
+    if drop <= 0:
+        return Statement("Robustness", f"No perturbation lowers the UAR of {top.name}.")
+    name = worst.get("title") or worst["name"]
+    text = (
+        f"{top.name} loses most under '{name}': {percent(drop)} points of UAR, to "
+        f"{percent(number(worst['uar'].get('value')))} %."
+    )
+    return Statement("Robustness", text)
+
+
+def _people(record: RunRecord) -> Statement | None:
+    if (found := _of_best(record, "disaggregated")) is None:
+        return None
+    sentences = [str(sentence) for sentence in found[1].get("worst") or ()]
+    if not sentences:
+        return None
+    return Statement("Worst groups", f"Of {found[0].title}:", details=tuple(sentences))
 
 
 def _transductive(systems: Sequence[SystemScore]) -> Statement | None:
@@ -247,14 +251,10 @@ def _failures(record: RunRecord) -> Statement:
 
 def _licence(record: RunRecord) -> Statement | None:
     restricted = [
-        str(card.get("name", "?"))
-        for card in record.run["encoders"]
-        if licence_is_restricted(str(card.get("licence", "")))
+        "the corpus" if licence.part.startswith("Corpus") else licence.part.partition(": ")[2]
+        for licence in licences(record)
+        if licence.restricted
     ]
-    if record.card.get("non_commercial") or licence_is_restricted(
-        str(record.card.get("licence", ""))
-    ):
-        restricted.insert(0, "the corpus")
     if not restricted:
         return None
     text = (
@@ -299,21 +299,3 @@ def about_intervals(record: RunRecord) -> str:
     clusters, unit = record.interval.get("clusters"), record.interval.get("unit")
     over = f" over {clusters} {units.get(unit, unit)}" if clusters and unit else ""
     return f"{100 * record.systems[0].level:g} % intervals from a bootstrap{over}"
-
-
-def counted(number: int, noun: str) -> str:
-    """Return a number with its noun.
-
-    >>> counted(1, "fold"), counted(1800, "clip")
-    ('1 fold', '1,800 clips')
-    """
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def listed(names: Sequence[str]) -> str:
-    """Return names as prose.
-
-    >>> listed(["a"]), listed(["a", "b", "c"])
-    ('a', 'a, b and c')
-    """
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

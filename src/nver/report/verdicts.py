@@ -62,6 +62,16 @@ class Comparisons:
     def __bool__(self) -> bool:
         return bool(self.verdicts)
 
+    def said(self, name: str) -> str:
+        """Return what the run says of its comparisons: method, correction, alpha, caution."""
+        return str(self.told.get(name) or "")
+
+    @property
+    def effect_name(self) -> str:
+        """What the effect sizes are."""
+        pairs = self.told.get("pairs") or ({},)
+        return str(pairs[0].get("effect_name") or "")
+
     def of(self, system: SystemScore) -> Verdict | None:
         """Return the verdict on a system, or None."""
         return self.verdicts.get(system.key)
