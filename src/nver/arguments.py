@@ -16,6 +16,9 @@ FORMATS = ("html", "md", "latex", "json")
 TRIALS = 16
 """Settings that ``--tune`` tries when it is not told how many."""
 
+EMBEDDED = 20
+"""Megabytes of clips that ``--embed-audio`` puts into the page when it is not told how many."""
+
 
 class _Parser(argparse.ArgumentParser):
     """argparse, with the nearest known name for a command or option that it does not know."""
@@ -221,6 +224,20 @@ def _report_command(commands: Any) -> None:
     )
     report.add_argument(
         "--out", type=Path, metavar="FILE", help="write the table to this file (not with html)"
+    )
+    report.add_argument(
+        "--no-paths",
+        action="store_false",
+        dest="paths",
+        help="the page does not say where the clips lie (they cannot be played from it): to share it",
+    )
+    report.add_argument(
+        "--embed-audio",
+        nargs="?",
+        type=float,
+        const=EMBEDDED,
+        metavar="MB",
+        help=f"put clips into the page, up to this size (default {EMBEDDED})",
     )
 
 

@@ -106,7 +106,10 @@ def _report(arguments: argparse.Namespace) -> int:
             raise SettingsError(
                 "The page stands in its run folder; --out is for --format md, latex and json."
             )
-        print(f"Report: {write_report(arguments.run_folder)}")
+        page = write_report(
+            arguments.run_folder, paths=arguments.paths, megabytes=arguments.embed_audio
+        )
+        print(f"Report: {page} ({page.stat().st_size / 1e6:.1f} MB)")
         return DONE
     from nver.report.formats import FORMATS
     from nver.report.record import read_record

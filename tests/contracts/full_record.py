@@ -5,6 +5,7 @@ The numbers are drawn, not measured; names, columns and types are those of the r
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -205,7 +206,7 @@ def _calibration(name: str, heard: list[str], rng: np.random.Generator) -> dict[
                 "accuracy": float(np.clip((low + high) / 2 - excess, 0, 1)) if low > 0.1 else None,
                 "n": int(rng.integers(5, 200)) if low > 0.1 else 0,
             }
-            for low, high in zip(edges[:-1], edges[1:], strict=True)
+            for low, high in itertools.pairwise(edges)
         ]
         return {
             "ece": excess + 0.01,
@@ -266,6 +267,7 @@ def _identity(rng: np.random.Generator) -> dict[str, Any]:
         "uar": _near(0.086, rng, 0.01),
         "accuracy": _near(0.086, rng, 0.01),
         "chance_uar": 1 / 12,
+        "alarm": False,
         "sentence": "From the speaker and session codes alone, with no sound, UAR 8.6 %: no more "
         "than chance.",
         "per_column": [

@@ -40,12 +40,10 @@ class Audit:
     """Everything the audit says, ready to print."""
 
     verdict: str
-    sentences: tuple[str, ...]
     folds: tuple[tuple[str, int, int, int], ...]
     threshold: str
     listings: tuple[Listing, ...]
     identity: tuple[Identity, ...]
-    identity_sentence: str
 
 
 def audit(record: RunRecord) -> Audit:
@@ -54,12 +52,10 @@ def audit(record: RunRecord) -> Audit:
     threshold = leakage.get("threshold")
     return Audit(
         str(leakage.get("verdict", "")),
-        tuple(str(sentence) for sentence in leakage.get("sentences", ())),
         tuple(_fold(name, counts) for name, counts in (leakage.get("counts") or {}).items()),
         f"{threshold:g}" if isinstance(threshold, int | float) else "",
         tuple(listing for listing in _listings(leakage) if listing.rows),
         _identity(record),
-        str(record.run["identity"].get("sentence") or record.run["identity"].get("reason") or ""),
     )
 
 
@@ -106,7 +102,9 @@ def _identity(record: RunRecord) -> tuple[Identity, ...]:
     return tuple(
         Identity(
             name,
-            *(percent(value) for value in (uar.value, uar.low, uar.high)),
+            percent(uar.value),
+            percent(uar.low),
+            percent(uar.high),
             whisker(uar.value, uar.low, uar.high, end=end, chance=record.chance),
         )
         for name, uar in known

@@ -5,11 +5,10 @@ Corpus, protocol, leakage, what is known without any sound, and chance.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
+from nver.protocols import protocol_of
 from nver.report.record import RunRecord
 from nver.report.statement import Statement, counted
-from nver.report.tables import Estimate, percent
+from nver.report.tables import percent
 
 
 def basis(record: RunRecord) -> tuple[Statement, ...]:
@@ -44,9 +43,13 @@ def _protocol(record: RunRecord) -> Statement:
         "random": f"{folds}, divided at random",
         "published": f"{folds}, as published with the corpus",
     }.get(protocol, f"{folds}, as the corpus's column '{protocol.removeprefix('column:')}' says")
+    facts = protocol_of(protocol)
     divided = record.divided_speakers()
     if divided == 0:
-        return Statement("Protocol", f"{name}. No voice was in training before it was judged.")
+        text = f"{name}. No voice was in training before it was judged."
+        if facts is not None and facts.name in ("speaker", "loso", "published"):
+            text += f" {facts.warning}"
+        return Statement("Protocol", text)
     if divided is None:
         doubt = (
             "Some speakers are unknown, so the same voice may be in training and in test. "
@@ -82,6 +85,4 @@ def _identity(record: RunRecord) -> Statement | None:
     text = str(told.get("sentence") or told.get("reason") or "")
     if not text:
         return None
-    uar = told.get("uar")
-    low = Estimate.from_json(uar).low if isinstance(uar, Mapping) else float("nan")
-    return Statement("Without any sound", text, alarm=low > record.chance)
+    return Statement("Without any sound", text, alarm=bool(told.get("alarm")))

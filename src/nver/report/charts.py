@@ -41,7 +41,7 @@ def whisker(
     value: float, low: float, high: float, *, end: float, chance: float = math.nan
 ) -> Whisker:
     """Return the whisker of fractions on a track from 0 to `end`."""
-    return Whisker(*(along(number, end) for number in (value, low, high, chance)))
+    return Whisker(along(value, end), along(low, end), along(high, end), along(chance, end))
 
 
 def along(value: float, end: float, start: float = 0.0) -> float | None:

@@ -15,6 +15,7 @@ from pathlib import Path, PurePath
 from typing import Any
 from urllib.parse import quote
 
+from nver.errors import SettingsError
 from nver.report.coupling import Plan
 from nver.report.record import RunRecord
 from nver.report.run_figures import speakers
@@ -53,6 +54,13 @@ class Sharing:
 
     paths: bool = True
     megabytes: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.megabytes is not None and not self.megabytes > 0:
+            raise SettingsError(
+                f"Expected a size above 0 MB for the embedded clips, got {self.megabytes:g}. "
+                "Leave the option out to embed none."
+            )
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,8 @@ def recall_interval(rows: pd.DataFrame, label: str) -> Estimate:
     clusters, _ = pd.factorize(who.where(who.notna(), "file " + own["file"].astype(str)))
     seeds, _ = pd.factorize(own["seed"])
     counts = np.zeros((clusters.max() + 1, seeds.max() + 1, 2, 2), dtype=np.int64)
-    np.add.at(counts, (clusters, seeds, 0, (own["predicted"] != label).astype(int)), 1)
+    missed = (own["predicted"] != label).to_numpy(dtype=np.int64)
+    np.add.at(counts, (clusters, seeds, np.zeros_like(missed), missed), 1)
     found = cluster_bootstrap(counts, uar, n=RESAMPLES)
     return Estimate(found.value, found.low, found.high)
 

@@ -18,7 +18,8 @@ from typing import Any
 
 from nver.protocols import protocol_of, protocol_title
 from nver.report.record import RunRecord
-from nver.report.summary import about_intervals, counted
+from nver.report.statement import counted
+from nver.report.summary import about_intervals
 from nver.report.tables import (
     Estimate,
     SystemScore,

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nver.report.record import RunRecord
-from nver.report.summary import counted
+from nver.report.statement import counted
 from nver.report.tables import duration, percent
 from nver.report.verdicts import number
 

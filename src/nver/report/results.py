@@ -87,7 +87,9 @@ def result_table(record: RunRecord, compared: Comparisons) -> list[tuple[str, li
             cells=tuple((percent(e.value), percent(e.low), percent(e.high)) for e in estimates),
             seconds=duration(system.seconds),
             plot=Whisker(
-                *(along(v, end) for v in (system.uar.value, system.uar.low, system.uar.high)),
+                along(system.uar.value, end),
+                along(system.uar.low, end),
+                along(system.uar.high, end),
                 along(record.chance, end),
                 along(linear.uar.value, end) if linear else None,
             ),

@@ -111,9 +111,8 @@ def _linear(record: RunRecord, compared: Comparisons) -> Statement | None:
     top = best(neural)
     text = f"The best linear baseline, {baseline.title}, reaches {with_interval(baseline)}."
     if top is not None:
-        text += (
-            f" The best network, {top.title}, {with_interval(top)}, is {_difference(top, baseline, compared)}"
-        )
+        verdict = _difference(top, baseline, compared)
+        text += f" The best network, {top.title}, {with_interval(top)}, is {verdict}"
     below = [system for system in neural if far_below(system, systems)]
     if not below:
         return Statement("Networks and linear baseline", text)
@@ -149,9 +148,7 @@ def _fusion(record: RunRecord, compared: Comparisons) -> Statement | None:
     return Statement("Fusion", text)
 
 
-def _difference(
-    one: SystemScore, other: SystemScore, compared: Comparisons, it: str = "it"
-) -> str:
+def _difference(one: SystemScore, other: SystemScore, compared: Comparisons, it: str = "it") -> str:
     points = round(100 * (one.uar.value - other.uar.value), 1)
     where = f"{abs(points):.1f} points {'above' if points > 0 else 'below'} {it}"
     if points == 0:

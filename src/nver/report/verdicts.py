@@ -69,8 +69,8 @@ class Comparisons:
     @property
     def effect_name(self) -> str:
         """What the effect sizes are."""
-        pairs = self.told.get("pairs") or ({},)
-        return str(pairs[0].get("effect_name") or "")
+        names = [str(pair.get("effect_name") or "") for pair in self.told.get("pairs") or ()]
+        return names[0] if names else ""
 
     def of(self, system: SystemScore) -> Verdict | None:
         """Return the verdict on a system, or None."""

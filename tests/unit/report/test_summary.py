@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import pytest
 
+from nver.report.basis import basis
+from nver.report.citations import licence_is_restricted
 from nver.report.record import read_record
-from nver.report.summary import about_intervals, extremes, licence_is_restricted, listed, summarise
+from nver.report.statement import listed
+from nver.report.summary import about_intervals, extremes, summarise
 
 
 @pytest.fixture
@@ -11,7 +14,8 @@ def points(tmp_path):
     """Return what reads a fake run into its points, by topic."""
 
     def read(fake):
-        return {point.topic: point for point in summarise(read_record(fake.write(tmp_path)))}
+        record = read_record(fake.write(tmp_path))
+        return {point.topic: point for point in (*basis(record), *summarise(record))}
 
     return read
 
@@ -42,7 +46,11 @@ def test_a_clean_run_in_words(fake, points):
     texts = {topic: point.text for topic, point in points(fake).items()}
     assert texts == {
         "Corpus": "Toy bursts: 72 clips of 6 speakers, 3 labels.",
-        "Protocol": "2 folds, divided by speaker. No voice was in training before it was judged.",
+        "Protocol": (
+            "2 folds, divided by speaker. No voice was in training before it was judged. The "
+            "scores hold for new speakers of the same corpus: same microphones, same "
+            "instructions, same language. They say nothing about another corpus."
+        ),
         "Leakage check": "Clean: nothing was found on both sides of a fold.",
         "Chance": "Guessing reaches a UAR of 33.3 % (3 labels).",
         "Best system": (
