@@ -229,7 +229,7 @@ def _report_command(commands: Any) -> None:
         "--no-paths",
         action="store_false",
         dest="paths",
-        help="the page does not say where the clips lie (they cannot be played from it): to share it",
+        help="to share the page: it does not say where clips lie, so none is played from there",
     )
     report.add_argument(
         "--embed-audio",
