@@ -2,6 +2,7 @@
 #
 #   make demo    create the environment, install, run the main job on the embedded corpus
 #   make test    create the environment, install, run the whole default suite
+#   make browser install Chromium (Debian, as root), in which the report's page is tested
 #
 # pip takes the PyTorch build that it finds first. To choose another (a CPU build, an index of your own),
 # pass pip's options for that one package:  make demo TORCH_ARGS="--index-url ..."
@@ -13,7 +14,7 @@ TORCH_ARGS ?=
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 OUT ?= runs/demo
 
-.PHONY: all demo test test-all check format docs bench clean
+.PHONY: all demo browser test test-all check format docs bench clean
 
 all: check test docs
 
@@ -39,8 +40,17 @@ $(VENV)/.developed: $(VENV)/.installed requirements-dev.txt
 demo: $(VENV)/.installed
 	$(BIN)/nver demo --out $(OUT)
 
-test: $(VENV)/.developed
+test: $(VENV)/.developed $(if $(filter true,$(CI)),browser)
 	$(BIN)/python -m pytest -n 2 -m "not slow and not gpu and not network"
+
+# The tests of the report's page run in Chromium, and are skipped where there is none.
+browser:
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null \
+	  || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+	    && echo "Installing Chromium for the tests of the report's page ..." \
+	    && timeout 300 apt-get -qq update >/dev/null \
+	    && DEBIAN_FRONTEND=noninteractive timeout 600 apt-get -qq install -y --no-install-recommends chromium >/dev/null; } \
+	  || echo "No Chromium: the tests of the report's page are skipped. On Debian, as root: apt-get install chromium"
 
 test-all: $(VENV)/.developed
 	$(BIN)/python -m pytest
