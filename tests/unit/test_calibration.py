@@ -7,7 +7,10 @@ import re
 
 import numpy as np
 import pytest
-from sklearn.calibration import calibration_curve
+import sklearn
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.calibration import CalibratedClassifierCV, calibration_curve
+from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import brier_score_loss
 from sklearn.metrics import log_loss as sklearn_log_loss
 
@@ -25,6 +28,8 @@ from nver.calibration import (
     risk_coverage,
 )
 from nver.errors import EvaluationError
+
+sklearn_version = tuple(int(part) for part in sklearn.__version__.split(".")[:2])
 
 
 def simulated(seed, clips=4000, classes=5, temperature=1.0):
@@ -165,6 +170,32 @@ def test_the_fitted_temperature_is_the_best_of_a_grid():
     best = grid[np.argmin([loss(value) for value in grid])]
     assert fitted.value == pytest.approx(best, rel=0.02)
     assert loss(fitted.value) <= min(loss(value) for value in grid)
+
+
+def test_the_temperature_is_that_of_scikit_learn():
+    if sklearn_version < (1, 8):
+        pytest.skip("scikit-learn has temperature scaling from 1.8 on")
+
+    class Known(ClassifierMixin, BaseEstimator):
+        classes_ = np.arange(5)
+
+        def __sklearn_is_fitted__(self):
+            return True
+
+        def fit(self, X, y):
+            return self
+
+        def predict_proba(self, X):
+            return X
+
+        def predict(self, X):
+            return X.argmax(1)
+
+    known, truth = simulated(11, clips=800, temperature=0.6)
+    tested, _ = simulated(12, clips=50, temperature=0.6)
+    theirs = CalibratedClassifierCV(FrozenEstimator(Known()), method="temperature")
+    expected = theirs.fit(known, truth).predict_proba(tested)
+    np.testing.assert_allclose(fit_temperature(known, truth)(tested), expected, atol=1e-4)
 
 
 def test_scaling_mends_overconfidence():
