@@ -179,7 +179,7 @@ def _confidence(record: RunRecord) -> Statement | None:
     if (found := _of_best(record, "calibration")) is None:
         return None
     top, entry = found
-    ece = number(entry["raw"].get("ece"))
+    ece = number((entry.get("raw") or {}).get("ece"))
     if math.isnan(ece):
         return None
     text = f"The probabilities of {top.name} are off by {percent(ece)} points on average (ECE)"

@@ -15,6 +15,7 @@ from nver.report.tables import SystemScore, percent
 from nver.report.verdicts import key, number
 
 COVERAGES = (0.8, 0.5, 0.2)
+REASONS = ("scaled_reason", "conformal_reason")
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +34,8 @@ class Trust:
         In percent, of the 80, 50 and 20 % of clips that the system is surest of.
     sets : str
         What the conformal sets say, as a sentence; "" without.
+    missing : str
+        Why there is no temperature or no sets; "" where both are there.
     sizes : list of (size, clips, share of the longest bar)
         How many clips got a set of each size.
     reliability, coverage : Markup
@@ -45,6 +48,7 @@ class Trust:
     temperature: str
     accuracies: tuple[str, ...]
     sets: str
+    missing: str
     set_size: str
     sizes: list[tuple[int, int, float]]
     reliability: Markup
@@ -54,9 +58,8 @@ class Trust:
 def trusts(record: RunRecord) -> list[Trust]:
     """Return the calibration of every system that has one, best first."""
     entries = {key(entry): entry for entry in record.scores.get("calibration") or ()}
-    return [
-        _trust(system, entries[system.key]) for system in record.systems if system.key in entries
-    ]
+    found = [(system, entries.get(system.key, {})) for system in record.systems]
+    return [_trust(system, entry) for system, entry in found if entry.get("raw")]
 
 
 def _trust(system: SystemScore, entry: Mapping[str, Any]) -> Trust:
@@ -71,6 +74,7 @@ def _trust(system: SystemScore, entry: Mapping[str, Any]) -> Trust:
         f"{number(scaled.get('temperature')):.2f}" if scaled else "",
         tuple(percent(accuracy_at(curve, share)) for share in COVERAGES) if curve else (),
         _sets(conformal) if conformal else "",
+        " ".join(dict.fromkeys(filter(None, (entry.get(name) for name in REASONS)))),
         f"{number(conformal.get('mean_size')):.1f}" if conformal else "",
         _sizes(conformal.get("size_counts") or ()) if conformal else [],
         _reliability(system, entry["raw"], scaled),
@@ -91,11 +95,8 @@ def accuracy_at(curve: Sequence[tuple[float, float]], share: float) -> float:
 
 def _sets(conformal: Mapping[str, Any]) -> str:
     asked = 100 * (1 - number(conformal.get("alpha")))
-    reached = conformal.get("coverage")
-    low, high = math.nan, math.nan
-    if isinstance(reached, Mapping):
-        low, high = number(reached.get("low")), number(reached.get("high"))
-        reached = reached.get("value")
+    reached, ends = conformal.get("coverage"), conformal.get("interval") or {}
+    low, high = number(ends.get("low")), number(ends.get("high"))
     interval = "" if math.isnan(low) else f" (interval {percent(low)} to {percent(high)})"
     return (
         f"Asked to hold the true label for {asked:g} % of the clips, the sets hold it for "
