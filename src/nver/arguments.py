@@ -66,6 +66,7 @@ def parser() -> argparse.ArgumentParser:
 
     _report_command(commands)
     _compare_command(commands)
+    _reproduce_command(commands)
     for command in commands.choices.values():
         command.add_argument(
             "--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS
@@ -198,6 +199,12 @@ def _evaluate_command(commands: Any) -> None:
         "and conformal sets; takes three times as long",
     )
     evaluate.add_argument(
+        "--recipe",
+        choices=("nver", "paper"),
+        default="nver",
+        help="how networks are trained: nver's recipe (default), or the paper's",
+    )
+    evaluate.add_argument(
         "--jobs", type=_positive, metavar="N", help="processes (default: one per core)"
     )
     evaluate.add_argument(
@@ -262,6 +269,75 @@ def _compare_command(commands: Any) -> None:
         "two, the second of RUN2 if it is given",
     )
     compare.add_argument("--json", action="store_true", help="as JSON")
+
+
+def _reproduce_command(commands: Any) -> None:
+    reproduce = commands.add_parser(
+        "reproduce",
+        help="the paper's grid on the corpora and encoders that are here",
+        description="Run the grid of the MATA paper on whichever of its corpora are on this machine"
+        " with whichever encoders can be built: in the paper's protocol, and in one that keeps "
+        "speakers apart; beside the published figures. What is missing is said with where to get "
+        "it. A command that is stopped goes on where it was.",
+    )
+    reproduce.add_argument("paper", metavar="PAPER", help="mata")
+    reproduce.add_argument(
+        "--corpus",
+        action="append",
+        default=[],
+        metavar="CORPUS",
+        help="a manifest, folder or name in place of the paper's corpora; repeatable",
+    )
+    reproduce.add_argument(
+        "--root",
+        type=Path,
+        metavar="DIR",
+        help="folder with a sub-folder per named corpus (default: NVER_HOME/corpora)",
+    )
+    reproduce.add_argument(
+        "--label-column", metavar="NAME", help="the manifest's column to predict (default: label)"
+    )
+    reproduce.add_argument(
+        "--folds",
+        action="append",
+        default=[],
+        metavar="|".join(PROTOCOLS),
+        help="only this protocol; repeatable (default: random, as the paper, and speaker, or loso "
+        "where speakers are few)",
+    )
+    reproduce.add_argument(
+        "-e",
+        "--encoder",
+        action="append",
+        default=[],
+        metavar="NAME[=CHECKPOINT][,KEY=VALUE...]",
+        help="only this encoder; repeatable (default: all that run here)",
+    )
+    reproduce.add_argument(
+        "--weights",
+        type=Path,
+        metavar="DIR",
+        help="folder with checkpoints, beside the usual places (default: a folder 'weights' beside "
+        "the corpus or its parent folders)",
+    )
+    reproduce.add_argument(
+        "--recipe",
+        choices=("paper", "nver"),
+        default="paper",
+        help="how networks are trained: the paper's recipe (default), or nver's",
+    )
+    reproduce.add_argument("-k", type=_positive, default=5, metavar="K", help="folds (default 5)")
+    reproduce.add_argument(
+        "--seeds", type=_positive, default=1, metavar="N", help="trainings per network (default 1)"
+    )
+    reproduce.add_argument("--allow-leak", action="store_true", help="as in evaluate")
+    reproduce.add_argument(
+        "--jobs", type=_positive, metavar="N", help="processes (default: one per core)"
+    )
+    reproduce.add_argument("--dry-run", action="store_true", help="print the plan and stop")
+    reproduce.add_argument(
+        "--out", type=Path, default=Path("runs/mata"), metavar="DIR", help="default runs/mata"
+    )
 
 
 def _fold_options(parser: argparse.ArgumentParser) -> None:

@@ -131,6 +131,22 @@ def _compare(arguments: argparse.Namespace) -> int:
     return DONE
 
 
+def _reproduce(arguments: argparse.Namespace) -> int:
+    from nver.reproduction import Wanted, plan, reproduce
+
+    names = Wanted.__dataclass_fields__
+    given = {name: value for name, value in vars(arguments).items() if name in names}
+    given |= {"corpora": tuple(arguments.corpus), "encoders": tuple(arguments.encoder)}
+    planned = plan(Wanted(**given | {"folds": tuple(arguments.folds)}))
+    print(planned.text(), flush=True)
+    if arguments.dry_run:
+        return DONE
+    with _Bars() as bars:
+        done = reproduce(planned, arguments.out, bars, lambda said: print(said, flush=True))
+    print(f"Report: {done.index}")
+    return ERROR if done.undone else _failed(done.failed, None)
+
+
 def _fetch(arguments: argparse.Namespace) -> int:
     from nver.config import EncoderChoice
     from nver.encoders.fetching import fetch
@@ -184,6 +200,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "evaluate": _evaluate,
     "report": _report,
     "compare": _compare,
+    "reproduce": _reproduce,
 }
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 from nver.encoders import Encoder, load_encoder
 from nver.errors import SettingsError
+from nver.recipes import RECIPES
+from nver.registry import unknown
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,8 @@ class Settings:
     tune : int or None
         Settings to try for each network in each fold, inside its training part, from 2; None takes
         the networks as they are.
+    recipe : {"nver", "paper"}
+        How networks are trained (`nver.recipes`).
     calibrate : bool
         Also predict the clips of each fold's training part, by models of inner folds: temperature
         and conformal thresholds are found on them.
@@ -135,6 +139,7 @@ class Settings:
     device: str = "cpu"
     batch_size: int = 32
     tune: int | None = None
+    recipe: str = "nver"
     calibrate: bool = False
     perturb: tuple[str, ...] = ()
 
@@ -145,7 +150,11 @@ class Settings:
         ------
         SettingsError
             If there is no encoder, or a count is out of range.
+        UnknownNameError
+            If there is no such recipe.
         """
+        if self.recipe not in RECIPES:
+            raise unknown("recipe", self.recipe, RECIPES)
         if not self.encoders:
             raise SettingsError("Expected at least one encoder (-e NAME); see `nver encoders`.")
         if self.k < 2 or self.seeds < 1:

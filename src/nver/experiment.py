@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nver import provenance
+from nver import provenance, recipes
 from nver.config import Settings
 from nver.encoding import Encoding, encode, gather, gather_perturbed, perturb
 from nver.errors import SettingsError
@@ -31,6 +31,7 @@ from nver.extraction import Failure
 from nver.perturbation import choose
 from nver.progress import Progress
 from nver.protocols import COLUMN, PUBLISHED
+from nver.published import published_on
 from nver.registry import unknown
 
 if TYPE_CHECKING:
@@ -203,6 +204,7 @@ def evaluate(settings: Settings, out: str | Path, progress: Progress | None = No
         jobs=settings.jobs,
         device=settings.device,
         progress=progress,
+        systems=recipes.table(settings.recipe),
         saved=folder / TRAININGS,
         tune=settings.tune,
         inner=inner,
@@ -278,6 +280,8 @@ def _origin(settings: Settings, encoding: Encoding, division: Split) -> dict[str
         ],
         "leakage": division.leakage.to_dict(),
         "identity": division.identity.to_dict(),
+        # Figures on one subset say nothing about another.
+        "published": published_on(corpus.name) if corpus.subset == corpus.card.subsets[0] else [],
         "extraction": {
             "encoded": done.encoded,
             "reused": done.reused,

@@ -7,7 +7,7 @@ as known; "see its page" where they are not.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -326,9 +326,12 @@ def folders_of(name: str) -> tuple[str, ...]:
     return (name, *entry.folders, *published)
 
 
-def folder_here(name: str) -> Path | None:
-    """Return the folder with an encoder's checkpoint in `nver.home.weights_folders`, or None."""
-    for place in weights_folders():
+def folder_here(name: str, places: Sequence[Path] | None = None) -> Path | None:
+    """Return the folder with an encoder's checkpoint in some places, or None.
+
+    The places are by default those of `nver.home.weights_folders`.
+    """
+    for place in weights_folders() if places is None else places:
         for folder in folders_of(name):
             if any(path.suffix in KINDS for path in (place / folder).glob("[!.]*")):
                 return place / folder

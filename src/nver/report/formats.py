@@ -134,11 +134,13 @@ def markdown(record: RunRecord) -> str:
     for heading, members in table_rows(record):
         lines.append(f"| *{heading}* | | | | |")
         for row in members:
-            name = _markdown(row.system.name) + (f" {_markdown(row.marks)}" if row.marks else "")
-            cells = [name, _markdown(" + ".join(row.system.encoders))]
+            name = escaped_markdown(row.system.name) + (
+                f" {escaped_markdown(row.marks)}" if row.marks else ""
+            )
+            cells = [name, escaped_markdown(" + ".join(row.system.encoders))]
             cells += [_with_ends(estimate) for estimate in _estimates(row.system)]
             lines.append(f"| {' | '.join(_bold(cell, row.best, '**{}**') for cell in cells)} |")
-    told = " ".join(_markdown(sentence) for sentence in caption(record))
+    told = " ".join(escaped_markdown(sentence) for sentence in caption(record))
     return "\n".join([*lines, "", told, ""])
 
 
@@ -252,10 +254,10 @@ def _bold(cell: str, bold: bool, form: str) -> str:
     return form.format(cell) if bold and cell else cell
 
 
-def _markdown(text: str) -> str:
+def escaped_markdown(text: str) -> str:
     r"""Return text that Markdown prints as it is.
 
-    >>> print(_markdown("a_b|c *"))
+    >>> print(escaped_markdown("a_b|c *"))
     a\_b\|c \*
     """
     return re.sub(r"([\\`*_{}\[\]<>|~])", r"\\\1", _CONTROL.sub(" ", text))
