@@ -16,7 +16,8 @@ from nver.report.formats import escaped_markdown, indistinguishable
 from nver.report.record import RunRecord, read_record
 from nver.report.render import render
 from nver.report.run_figures import write_text
-from nver.report.summary import about_intervals, counted
+from nver.report.statement import counted
+from nver.report.summary import about_intervals
 from nver.report.tables import Estimate, SystemScore, best, groups, percent
 
 INDEX = "index"
