@@ -173,7 +173,7 @@ def _paths(record: RunRecord, files: Sequence[str]) -> dict[str, str]:
     if record.places is None:
         return {}
     known = dict(zip(record.places["file"], record.places["path"], strict=True))
-    return {file: str(known[file]) for file in files if known.get(file)}
+    return {file: path for file in files if isinstance(path := known.get(file), str) and path}
 
 
 def _links(folder: Path, files: Sequence[str], paths: Mapping[str, str]) -> dict[str, Any]:

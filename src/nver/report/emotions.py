@@ -61,7 +61,8 @@ def emotions(record: RunRecord, system: SystemScore) -> list[Emotion]:
 def recall_interval(rows: pd.DataFrame, label: str) -> Estimate:
     """Return the recall of a label with its bootstrap interval over speakers.
 
-    A clip whose speaker is unknown stands for itself. NaN where no clip has the label.
+    A clip whose speaker is unknown stands for itself. NaN where no clip has the label; no interval
+    where none or all of its clips were recognised, since every resample gives the same then.
     """
     own = rows[rows["label"] == label]
     if own.empty:
@@ -73,7 +74,9 @@ def recall_interval(rows: pd.DataFrame, label: str) -> Estimate:
     missed = (own["predicted"] != label).to_numpy(dtype=np.int64)
     np.add.at(counts, (clusters, seeds, np.zeros_like(missed), missed), 1)
     found = cluster_bootstrap(counts, uar, n=RESAMPLES)
-    return Estimate(found.value, found.low, found.high)
+    if found.value in (0.0, 1.0):
+        return Estimate(found.value, math.nan, math.nan)
+    return Estimate(found.value, max(found.low, 0.0), min(found.high, 1.0))
 
 
 def _taken_for(row: np.ndarray, place: int, labels: Sequence[str]) -> str:

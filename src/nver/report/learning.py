@@ -17,11 +17,12 @@ KINDS = (("training_loss", "training", "first"), ("validation_loss", "validation
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """A drawn curve: whose it is, of how many trainings, and how many epochs they took."""
+    """A drawn curve: whose, of how many trainings and epochs, and whether clips were held out."""
 
     system: SystemScore
     trainings: int
     epochs: str
+    validated: bool
     svg: Markup
 
 
@@ -64,9 +65,8 @@ def _curve(
     shortest, longest = int(lengths.min()), int(lengths.max())
     epochs = f"{shortest}" if shortest == longest else f"{shortest} to {longest}"
     alt = f"Losses of {system.title} over {epochs} epochs of {len(lengths)} trainings."
-    return Curve(
-        system, len(lengths), epochs, line_chart(list(_lines(tables)), x, y, alt, width=360)
-    )
+    drawn = line_chart(list(_lines(tables)), x, y, alt, width=360)
+    return Curve(system, len(lengths), epochs, len(tables["validation_loss"]) > 0, drawn)
 
 
 def _lines(tables: dict[str, pd.DataFrame]) -> Iterator[Line]:

@@ -76,7 +76,7 @@ def _told_apart(record: RunRecord, compared: Comparisons) -> Statement | None:
         return None
     rivals = len(compared.verdicts)
     if not level:
-        text = f"The best system can be told from each of the other {rivals}."
+        text = f"The best system can be told from each of {counted(rivals, 'other system')}."
     else:
         text = f"{len(level)} of {counted(rivals, 'other system')} cannot be told from the best: "
         names = [system.title for system in level[:NAMED]]

@@ -1,0 +1,335 @@
+"""What the page's sections say, from a run that recorded everything."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from contracts.full_record import enrich
+from nver.report.audit import audit
+from nver.report.breakdown import MANY, breakdowns
+from nver.report.coupling import Plan, plan_svg, plans
+from nver.report.emotions import emotions, recall_interval
+from nver.report.learning import learning_curves, summary
+from nver.report.origin import provenance, tuning, without_folders
+from nver.report.record import read_record
+from nver.report.results import pairs, published, result_table
+from nver.report.scatter import neighbours
+from nver.report.stress import stress
+from nver.report.summary import summarise
+from nver.report.trust import accuracy_at, trusts
+from nver.report.verdicts import comparisons
+
+MINUS = "\u2212"
+
+
+@pytest.fixture
+def full(fake, tmp_path):
+    """Return what writes a run that recorded everything and reads it, with scores changed."""
+
+    def read(change=lambda scores, run: None):
+        folder = enrich(fake.write(tmp_path / "run"))
+        files = [folder / name for name in ("scores.json", "run.json")]
+        contents = [json.loads(file.read_text()) for file in files]
+        change(*contents)
+        for file, content in zip(files, contents, strict=True):
+            file.write_text(json.dumps(content))
+        return read_record(folder)
+
+    return read
+
+
+def plan(mass, labels):
+    files = tuple(f"{i}.wav" for i in range(len(labels)))
+    return Plan("mata", "a+b", "a", "b", files, tuple(labels), np.asarray(mass, dtype=float))
+
+
+# -- comparisons
+
+
+def test_systems_that_cannot_be_told_from_the_best_are_marked(full):
+    def change(scores, run):
+        told = scores["comparisons"]["pairs"]
+        for pair in told:
+            pair["distinguishable"] = pair["name"] != "concat-lda"
+
+    record = full(change)
+    rows = [row for _, rows in result_table(record, comparisons(record.scores)) for row in rows]
+    assert [row.system.name for row in rows if row.level] == ["concat-lda"]
+    assert [row.system.name for row in rows if row.best] == ["mata"]
+
+
+def test_differences_are_signed_from_the_best(full):
+    def change(scores, run):
+        scores["comparisons"]["pairs"] = [
+            {
+                "name": "lda",
+                "encoders": ["spectral"],
+                "difference": 0.06,
+                "low": 0.01,
+                "high": 0.11,
+                "p": 0.0004,
+                "p_holm": 0.0312,
+                "effect": 0.7,
+                "effect_name": "d",
+                "distinguishable": True,
+                "mcnemar": None,
+            }
+        ]
+
+    record = full(change)
+    (pair,) = pairs(record, comparisons(record.scores))
+    assert (pair.difference, pair.interval) == (f"{MINUS}6.0", f"{MINUS}11.0 to {MINUS}1.0")
+    assert (pair.effect, pair.p, pair.p_holm, pair.mcnemar) == (
+        f"{MINUS}0.70",
+        "< .001",
+        ".031",
+        "",
+    )
+    assert not pair.level
+
+
+def test_the_summary_speaks_of_the_paired_test_where_there_is_one(full):
+    points = {point.topic: point.text for point in summarise(full())}
+    assert "A difference in UAR under 1.8 points would mostly go unnoticed" in points["Differences"]
+    assert "the paired test finds a difference (corrected p" in points["Fusion"]
+    assert "intervals overlap" not in " ".join(points.values())
+
+
+def test_the_summary_without_these_sections_is_silent(fake, tmp_path):
+    topics = {point.topic for point in summarise(read_record(fake.write(tmp_path / "run")))}
+    assert not topics & {"Differences", "Confidence", "Robustness", "Worst groups"}
+
+
+def test_no_difference_at_all_is_said(full):
+    def change(scores, run):
+        for pair in scores["comparisons"]["pairs"]:
+            pair["distinguishable"] = True
+
+    points = {point.topic: point.text for point in summarise(full(change))}
+    assert points["Differences"].startswith(
+        "The best system can be told from each of 4 other systems."
+    )
+
+
+def test_published_figures_stand_once_with_their_protocol(full):
+    def change(scores, run):
+        scores["published"] = run["published"][:1]
+
+    rows = published(full(change))
+    assert [row["accuracy"] for row in rows] == ["75.1", "69.1"]
+    assert rows[1]["macro_f1"] == "-"
+    assert rows[0]["protocol"] == "5-fold, speakers in training and test"
+
+
+# -- each emotion
+
+
+def test_recall_and_its_interval():
+    rows = pd.DataFrame(
+        {
+            "label": ["joy"] * 8 + ["fear"] * 2,
+            "predicted": ["joy", "fear"] * 4 + ["fear"] * 2,
+            "speaker": ["a", "a", "b", "b", "c", "c", "d", "d", "a", "b"],
+            "file": [f"{i}.wav" for i in range(10)],
+            "seed": 0,
+        }
+    )
+    joy = recall_interval(rows, "joy")
+    assert joy.value == joy.low == joy.high == 0.5  # every speaker is recognised alike
+    fear = recall_interval(rows, "fear")
+    assert fear.value == 1
+    assert math.isnan(fear.low)
+    assert math.isnan(recall_interval(rows, "awe").value)
+
+
+def test_unknown_speakers_stand_for_themselves():
+    rows = pd.DataFrame(
+        {
+            "label": "joy",
+            "predicted": ["joy", "fear"] * 10,
+            "speaker": pd.Series([None] * 20, dtype=object),
+            "file": [f"{i}.wav" for i in range(20)],
+            "seed": 0,
+        }
+    )
+    found = recall_interval(rows, "joy")
+    assert 0.2 < found.low < found.value == 0.5 < found.high < 0.8
+
+
+def test_each_emotion_names_what_it_is_taken_for(full):
+    record = full()
+    system = record.systems[0]
+    counts = record.confusions[system]
+    for place, emotion in enumerate(emotions(record, system)):
+        others = counts[place].copy()
+        others[place] = 0
+        assert emotion.taken_for.startswith(record.labels[others.argmax()])
+        assert emotion.recall == f"{100 * counts[place, place] / counts[place].sum():.1f}"
+
+
+# -- plans, curves, maps
+
+
+def test_a_plan_says_how_much_stays_within_its_label():
+    one = plan([[0.25, 0.0, 0.0, 0.25], [0.0, 0.25, 0.25, 0.0]] + [[0] * 4] * 2, "aabb")
+    assert one.same == 0.5
+    assert one.own == 0.5
+    assert one.by_chance == 0.5
+    np.testing.assert_allclose(one.shares()[:2], [[0.5, 0, 0, 0.5], [0, 0.5, 0.5, 0]])
+    assert [text for text, _, _ in one.by_label()[0][1]] == ["50", "50"]
+
+
+def test_a_transposed_plan_is_another_plan(full):
+    record = full()
+    first, second = plans(record)[:2]
+    rows = record.plans[record.plans["system"] == first.system]
+    cell = rows[(rows["source"] == first.source) & (rows["source_file"] == first.files[2])]
+    mass = cell.set_index("target_file")["mass"]
+    np.testing.assert_allclose(first.mass[2], mass[list(first.files)])
+    assert (second.source, second.target) == (first.target, first.source)
+
+
+def test_a_plan_is_ordered_by_label_and_drawn(full):
+    record = full()
+    one = plans(record)[0]
+    order = [record.labels.index(label) for label in one.labels]
+    assert order == sorted(order)
+    assert one.mass.sum() == pytest.approx(1)
+    drawn = plan_svg(one)
+    assert f'data-n="{len(one.files)}"' in drawn
+    assert drawn.count('fill="none"') == 2
+
+
+def test_curves_go_on_while_half_of_the_trainings_do():
+    rows = pd.DataFrame(
+        {
+            "epoch": [0, 1, 2, 3, 0, 1, 0],
+            "training_loss": [4.0, 3.0, 2.0, 1.0, 2.0, 1.0, 3.0],
+            "validation_loss": [None] * 7,
+        }
+    )
+    table = summary(rows, "training_loss")
+    assert table["mean"].tolist() == [3.0, 2.0]
+    assert table["low"].tolist() == [2.0, 1.0]
+    assert table["high"].tolist() == [4.0, 3.0]
+    assert summary(rows, "validation_loss").empty
+
+
+def test_curves_of_networks_alone(full):
+    curves = learning_curves(full(), most=2)
+    assert [curve.system.name for curve in curves] == ["mata-transductive", "mata"]
+    assert all(curve.trainings == 5 for curve in curves)
+    assert all(curve.svg.count('class="line') == 2 for curve in curves)
+
+
+def test_nearest_neighbours_on_a_map():
+    points = np.array([[0, 0], [0, 0.1], [5, 5], [5, 5.1]])
+    assert neighbours(points, ["a", "a", "b", "b"]) == (1.0, pytest.approx(1 / 3))
+    assert neighbours(points, ["a", "b", "a", "b"]) == (0.0, pytest.approx(1 / 3))
+    assert neighbours(np.zeros((2, 2)), ["a", "a"]) == (1.0, 1.0)
+    assert all(math.isnan(value) for value in neighbours(points[:1], ["a"]))
+
+
+# -- confidence, robustness, groups
+
+
+def test_confidence_of_every_system(full):
+    first = trusts(full())[0]
+    assert first.raw == ("13.0", "0.720", "1.620")
+    assert first.scaled == ("3.0", "0.620", "1.520")
+    assert first.temperature == "1.70"
+    assert first.sets.startswith(
+        "Asked to hold the true label for 90 % of the clips, the sets hold it for 90.3 %."
+    )
+    assert first.sizes[3] == (3, 240, 100.0)
+
+
+def test_confidence_without_scaling_and_sets(full):
+    def change(scores, run):
+        for entry in scores["calibration"]:
+            entry["scaled"] = entry["conformal"] = None
+            entry["raw"]["ece"] = None
+
+    first = trusts(full(change))[0]
+    assert first.raw[0] == "-"
+    assert (first.scaled, first.temperature, first.sets, first.sizes) == ((), "", "", [])
+
+
+def test_accuracy_at_a_coverage():
+    assert accuracy_at([(0.1, 0.9), (0.5, 0.7), (1.0, 0.5)], 0.55) == 0.7
+    assert math.isnan(accuracy_at([], 0.5))
+
+
+def test_losses_are_signed_and_sure_ones_marked(full):
+    table = stress(full())
+    assert table.titles[0] == "Noise at 20 dB"
+    losses = dict(zip(table.titles, table.rows[0][2], strict=True))
+    assert losses["Noise at 0 dB"].drop == f"{MINUS}20.0"
+    assert losses["Noise at 0 dB"].sure
+    assert not losses["MP3 at 32 kbit/s"].sure
+    assert losses["6 dB quieter"].drop == "+0.1"
+
+
+def test_many_groups_are_summed_up(full):
+    def change(scores, run):
+        rows = scores["disaggregated"][0]["by"]["speaker"]
+        scores["disaggregated"][0]["by"]["speaker"] = [
+            rows[0] | {"value": f"s{i}", "score": i / 100} for i in range(40)
+        ]
+
+    record = full(change)
+    divisions = [d for one in breakdowns(record, 9) for d in one.divisions if d.by == "speaker"]
+    (many,) = [division for division in divisions if division.spread]
+    assert [group.value for group in many.groups] == [f"s{i}" for i in range(MANY)]
+    assert "from 0.0 to 39.0 %" in many.spread
+    assert "median 19.5 %" in many.spread
+
+
+def test_a_column_with_one_value_is_no_division(full):
+    assert "sex" not in [d.by for one in breakdowns(full(), 9) for d in one.divisions]
+
+
+# -- audit and origin
+
+
+def test_the_audit_lists_what_leaks(full):
+    shared = [
+        {"fold": "0", "speaker": f"s{i}", "test": 2, "train": 3, "more": "x"} for i in range(25)
+    ]
+
+    def change(scores, run):
+        run["leakage"] |= {"clean": False, "shared_speakers": shared, "threshold": 0.98}
+        run["leakage"]["counts"] = {"0": {"speakers": 25, "identical": 0, "near_identical": 1}}
+
+    found = audit(full(change))
+    assert found.folds == (("0", 25, 0, 1),)
+    assert found.threshold == "0.98"
+    (listing,) = found.listings
+    assert listing.heading == "Speakers on both sides"
+    assert listing.rows[0] == ("0", "s0", "2", "3")
+    assert (len(listing.rows), listing.more) == (20, 5)
+    assert [one.columns for one in found.identity] == ["speaker, session", "speaker", "session"]
+
+
+def test_tuning_is_told_fold_by_fold(full):
+    rows = tuning(full())
+    assert rows[0][2:] == ("0", "learning rate 0.0012, dropout 0.31", "45.0", "44.0")
+    assert len(rows) == 3 * 2
+
+
+def test_paths_can_be_left_out(full):
+    def change(scores, run):
+        run["command"] = "nver evaluate /home/ann/corpora/m.csv --root ~/x/y --out ../runs/a"
+        run["settings"]["root"] = "C:\\Users\\ann\\clips"
+
+    record = full(change)
+    rows = dict(provenance(record, paths=False))
+    assert rows["Command"] == "nver evaluate m.csv --root y --out a"
+    assert "ann" not in str(rows)
+    assert "ann" in str(dict(provenance(record)))
+    assert without_folders("2026-01-02T03:04:05+00:00, 5/6") == "2026-01-02T03:04:05+00:00, 5/6"
