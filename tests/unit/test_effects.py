@@ -106,8 +106,9 @@ class TestNoise:
 
 
 class TestReverb:
-    @pytest.mark.parametrize("rate", [8000, 16000, 48000])
-    @pytest.mark.parametrize("seconds", [0.3, 0.5, 0.8])
+    @pytest.mark.parametrize(
+        ("rate", "seconds"), [(8000, 0.5), (48000, 0.5), (16000, 0.3), (16000, 0.8)]
+    )
     def test_decays_in_the_time_that_was_asked_for(self, rate, seconds):
         click = np.zeros(round(1.5 * rate))
         click[100] = 0.5
