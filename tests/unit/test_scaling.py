@@ -26,8 +26,7 @@ def _solver(name):
         return importlib.import_module("nver.scaling.fused")
     if name == "launched":
         pytest.importorskip("triton")
-        return batched.Batched(importlib.import_module("nver.scaling.launched").Launches())
-    return batched.Batched()
+    return importlib.import_module(f"nver.scaling.{name}")
 
 
 def _problem(n, m, eps, iterations, tolerance, dtype=F64, seed=0):
@@ -128,7 +127,7 @@ def test_small_eps_uses_more_than_one_base():
     problem = _problem(33, 17, 1e-4, 45, 0.0, F32)
     segments = fused.solve(problem, keep=True).tape[1][2][:, 0]
     assert segments.max() > 1
-    assert batched.Batched().solve(problem, keep=True).tape.again is not None
+    assert batched.solve(problem, keep=True).tape.hard is not None
 
 
 @pytest.mark.skipif(not COMPILED, reason="needs numba")

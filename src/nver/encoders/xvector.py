@@ -36,7 +36,7 @@ from nver.audio import RESAMPLER
 from nver.encoders.base import Encoder, EncoderCard
 from nver.encoders.batch_norm import norm_shapes
 from nver.encoders.batching import equal_shapes
-from nver.encoders.device import dtype_of, require_device
+from nver.encoders.device import dtype_of, full_precision, require_device
 from nver.encoders.mel import FRAMES_AT_ONCE, hann, hz_to_mel, mel_to_hz
 from nver.encoders.options import truth
 from nver.encoders.remote import TowerKind, find_tower
@@ -261,10 +261,11 @@ class XVectorEncoder(Encoder):
     def embed(self, inputs: Sequence[np.ndarray]) -> Embeddings:
         """Return the embeddings [clips, dim]; clips of equal length share a forward pass."""
         vectors = np.empty((len(inputs), self.card.dim), dtype=np.float32)
-        with torch.inference_mode():
+        bias = self._weights[f"{DENSE}.bias"]
+        with torch.inference_mode(), full_precision(bias.device):
             for group in equal_shapes([array.T for array in inputs], MOST_FRAMES):
                 batch = torch.from_numpy(np.stack([inputs[index].T for index in group]))
-                vectors[group] = self.forward(batch.to(self._weights[f"{DENSE}.bias"])).cpu()
+                vectors[group] = self.forward(batch.to(bias)).cpu()
         return vectors
 
     def forward(self, mel: Float[Tensor, "clips bands frames"]) -> Float32[Tensor, "clips dim"]:

@@ -4,15 +4,11 @@ After one logarithmic step K = exp(S + u + v) is scaled as in `fused`. The produ
 vectors as rows, y [1, m] times K^T [m, n]: on a CPU that form is several times faster than K times
 a column. A problem whose scalings leave the safe range is solved again on logarithms, alone, and
 counts as that; so the sequence is the logarithmic one at every eps.
-
-The loops over iterations, forward and backward, are two functions, `iterate` and `go_back`. On a
-GPU each can be one kernel instead (`nver.scaling.launched`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, Protocol, final, runtime_checkable
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -49,69 +45,52 @@ class Scalings(NamedTuple):
     safe: Bool[Tensor, " problems"]
 
 
-@runtime_checkable
-class Loops(Protocol):
-    """The two loops over iterations."""
+def iterate(kernel: Tensor, problem: Problem) -> Scalings:
+    """Scale K [problems, n, m] until each problem's tolerance or limit."""
+    a, b, turned = problem.source, problem.target, kernel.transpose(1, 2).contiguous()
+    tiny, limit = TINY[kernel.dtype], problem.iterations
+    near = threshold(problem)
+    x, y = [(a > 0).to(a.dtype)], [(b > 0).to(b.dtype)]
+    done = torch.full_like(a[:, 0], limit, dtype=torch.int64)
+    safe = torch.ones_like(done, dtype=torch.bool)
+    for t in range(1, limit):
+        sums = torch.bmm(y[-1].unsqueeze(1), turned).squeeze(1)
+        if t % CHECK_EVERY == 0:
+            running = done == limit
+            safe &= in_range(x[-1], a) & in_range(y[-1], b) | ~running
+            if problem.tolerance > 0:
+                error = (x[-1] * sums - a).abs().sum(-1)
+                done = done.masked_fill(running & (error <= near), t)
+            if not bool((safe & (done == limit)).any()):
+                break
+        x.append(a / sums.clamp_min(tiny))
+        y.append(b / torch.bmm(x[-1].unsqueeze(1), kernel).squeeze(1).clamp_min(tiny))
+    safe &= in_range(x[-1], a) & in_range(y[-1], b) | (done < limit)
+    return Scalings(torch.stack(x), torch.stack(y), done, safe)
 
-    def iterate(self, kernel: Tensor, problem: Problem) -> Scalings:
-        """Scale K [problems, n, m] until each problem's tolerance or limit."""
 
-    def go_back(
-        self, kernel: Tensor, problem: Problem, scalings: Scalings, last: tuple[Tensor, Tensor]
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return h, g as in `nver.scaling.backward`, one per iteration, and sums of w and z.
+def go_back(
+    kernel: Tensor, problem: Problem, scalings: Scalings, last: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return h, g as in `nver.scaling.backward`, one per iteration, and sums of w and z.
 
-        `last` are the derivatives by the last u and v. h and g are 0 after a problem's end. The y
-        before the first iteration is ``scalings.y[0]``'s base and is left to the caller.
-        """
-
-
-@final
-class MatrixProducts:
-    """The loops as six operations of torch per iteration."""
-
-    def iterate(self, kernel: Tensor, problem: Problem) -> Scalings:
-        """Scale K until each problem's tolerance or limit."""
-        a, b, turned = problem.source, problem.target, kernel.transpose(1, 2).contiguous()
-        tiny, limit = TINY[kernel.dtype], problem.iterations
-        near = threshold(problem)
-        x, y = [(a > 0).to(a.dtype)], [(b > 0).to(b.dtype)]
-        done = torch.full_like(a[:, 0], limit, dtype=torch.int64)
-        safe = torch.ones_like(done, dtype=torch.bool)
-        for t in range(1, limit):
-            sums = torch.bmm(y[-1].unsqueeze(1), turned).squeeze(1)
-            if t % CHECK_EVERY == 0:
-                running = done == limit
-                safe &= in_range(x[-1], a) & in_range(y[-1], b) | ~running
-                if problem.tolerance > 0:
-                    error = (x[-1] * sums - a).abs().sum(-1)
-                    done = done.masked_fill(running & (error <= near), t)
-                if not bool((safe & (done == limit)).any()):
-                    break
-            x.append(a / sums.clamp_min(tiny))
-            y.append(b / torch.bmm(x[-1].unsqueeze(1), kernel).squeeze(1).clamp_min(tiny))
-        safe &= in_range(x[-1], a) & in_range(y[-1], b) | (done < limit)
-        return Scalings(torch.stack(x), torch.stack(y), done, safe)
-
-    def go_back(
-        self, kernel: Tensor, problem: Problem, scalings: Scalings, last: tuple[Tensor, Tensor]
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Go back through the iterations."""
-        turned = kernel.transpose(1, 2).contiguous()
-        x, y = scalings.x, scalings.y
-        step = torch.arange(1, len(x) + 1, device=x.device).view(-1, 1, 1)
-        ends = step == scalings.done.view(1, -1, 1)
-        x_over, y_over = over(x, problem.source), over(y, problem.target)
-        w, z = (part.unsqueeze(0) * ends for part in last)
-        h, g = torch.empty_like(y), torch.empty_like(x)
-        for t in range(len(x) - 1, -1, -1):
-            torch.mul(z[t], y_over[t], out=h[t])
-            w[t].addcmul_(x[t], torch.bmm(h[t].unsqueeze(1), turned).squeeze(1), value=-1)
-            torch.mul(w[t], x_over[t], out=g[t])
-            if t > 0:
-                back = torch.bmm(g[t].unsqueeze(1), kernel).squeeze(1)
-                z[t - 1].addcmul_(y[t - 1], back, value=-1)
-        return h, g, w.sum(0), z.sum(0)
+    `last` are the derivatives by the last u and v. h and g are 0 after a problem's end.
+    """
+    turned = kernel.transpose(1, 2).contiguous()
+    x, y = scalings.x, scalings.y
+    step = torch.arange(1, len(x) + 1, device=x.device).view(-1, 1, 1)
+    ends = step == scalings.done.view(1, -1, 1)
+    x_over, y_over = over(x, problem.source), over(y, problem.target)
+    w, z = (part.unsqueeze(0) * ends for part in last)
+    h, g = torch.empty_like(y), torch.empty_like(x)
+    for t in range(len(x) - 1, -1, -1):
+        torch.mul(z[t], y_over[t], out=h[t])
+        w[t].addcmul_(x[t], torch.bmm(h[t].unsqueeze(1), turned).squeeze(1), value=-1)
+        torch.mul(w[t], x_over[t], out=g[t])
+        if t > 0:
+            back = torch.bmm(g[t].unsqueeze(1), kernel).squeeze(1)
+            z[t - 1].addcmul_(y[t - 1], back, value=-1)
+    return h, g, w.sum(0), z.sum(0)
 
 
 def threshold(problem: Problem) -> float:
@@ -127,8 +106,15 @@ def in_range(scaling: Tensor, weights: Tensor) -> Tensor:
     return fits.all(-1)
 
 
-@dataclass(frozen=True, eq=False)
-class _Tape:
+class Hard(NamedTuple):
+    """The problems that had to be solved on logarithms: their places, and what those need."""
+
+    places: Int[Tensor, " hard"]
+    problem: Problem
+    solution: Solution
+
+
+class _Tape(NamedTuple):
     """What the adjoint needs.
 
     Parameters
@@ -137,66 +123,51 @@ class _Tape:
         Potentials of K.
     first : as cost [problems, m]
         The y before the first iteration, relative to the base.
-    hard : int64 [problems that were solved on logarithms]
-    again : pair of their Problem and Solution, or None
+    scalings : Scalings
+    hard : Hard or None
     """
 
     base: tuple[Tensor, Tensor]
     first: Tensor
     scalings: Scalings
-    hard: Tensor
-    again: tuple[Problem, Solution] | None
+    hard: Hard | None
 
 
-@final
-@dataclass(frozen=True)
-class Batched:
-    """The solver with matrix products; `loops` does the iterations."""
+def solve(problem: Problem, keep: bool) -> Solution:
+    """Return the plans; with `keep`, remember the scalings of every iteration."""
+    s = scores(problem)
+    log_a, log_b, before = logarithmic.start(problem, s)
+    u = rows_from(s, log_a, before)
+    v = columns_from(s, log_b, u)
+    kernel = torch.exp(s + u.unsqueeze(-1) + v.unsqueeze(-2)).to(problem.cost.dtype)
+    first = (before - v).exp().masked_fill(problem.target == 0, 0).to(problem.cost.dtype)
+    found = iterate(kernel, problem)
+    safe = found.safe & in_range(first, problem.target)
+    x, y = (_at(values, found.done) for values in (found.x, found.y))
+    plan = x.unsqueeze(-1) * kernel * y.unsqueeze(-2)
+    error = marginal_error(plan, problem)
+    # NaN is never at most the tolerance: it is sent to the logarithms, which say NaN too.
+    safe &= (error <= problem.tolerance) | (found.done == problem.iterations) & error.isfinite()
+    row, column = ((u + x.log()) * problem.eps, (v + y.log()) * problem.eps)
+    row, column = (part.to(plan.dtype) for part in (row, column))
+    solution = Solution(plan, row, column, error, found.done)
+    solution, hard = with_logarithms(problem, solution, (~safe).nonzero().squeeze(1), keep)
+    return solution._replace(tape=_Tape((u, v), first, found, hard)) if keep else solution
 
-    loops: Loops = field(default_factory=MatrixProducts)
 
-    def solve(self, problem: Problem, keep: bool) -> Solution:
-        """Return the plans; with `keep`, remember the scalings of every iteration."""
-        s = scores(problem)
-        log_a, log_b, before = logarithmic.start(problem, s)
-        u = rows_from(s, log_a, before)
-        v = columns_from(s, log_b, u)
-        kernel = torch.exp(s + u.unsqueeze(-1) + v.unsqueeze(-2)).to(problem.cost.dtype)
-        first = (before - v).exp().masked_fill(problem.target == 0, 0).to(problem.cost.dtype)
-        found = self.loops.iterate(kernel, problem)
-        safe = found.safe & in_range(first, problem.target)
-        x, y = (_at(values, found.done) for values in (found.x, found.y))
-        plan = x.unsqueeze(-1) * kernel * y.unsqueeze(-2)
-        error = marginal_error(plan, problem)
-        # NaN is never at most the tolerance: it is sent to the logarithms, which say NaN too.
-        safe &= (error <= problem.tolerance) | (found.done == problem.iterations) & error.isfinite()
-        hard = (~safe).nonzero().squeeze(1)
-        tape = _Tape((u, v), first, found, hard, None)
-        row, column = ((u + x.log()) * problem.eps, (v + y.log()) * problem.eps)
-        row, column = (part.to(plan.dtype) for part in (row, column))
-        solution = Solution(plan, row, column, error, found.done, tape)
-        if len(hard):
-            solution = _with_logarithms(problem, solution, tape, keep)
-        return solution if keep else solution._replace(tape=None)
-
-    def pull_back(
-        self, problem: Problem, solution: Solution, grad: Float[Tensor, "problems n m"]
-    ) -> Gradient:
-        """Return the derivatives of <grad, plan>, those of the iterations that ran."""
-        tape: _Tape = solution.tape
-        q = grad * solution.plan
-        kernel = plan_of(scores(problem), *tape.base).to(q.dtype)
-        h, g, da, db = self.loops.go_back(kernel, problem, tape.scalings, (q.sum(-1), q.sum(-2)))
-        ys = torch.cat([tape.first.unsqueeze(0), tape.scalings.y[:-1]])
-        left = torch.cat([tape.scalings.x, g]).permute(1, 2, 0)
-        right = torch.cat([h, ys]).transpose(0, 1)
-        found = Gradient((q - kernel * torch.bmm(left, right)) / -problem.eps, da, db)
-        if tape.again is not None:
-            hard = logarithmic.pull_back(*tape.again, grad[tape.hard])
-            found = Gradient(
-                *(all_.index_copy(0, tape.hard, p) for all_, p in zip(found, hard, strict=True))
-            )
-        return found
+def pull_back(
+    problem: Problem, solution: Solution, grad: Float[Tensor, "problems n m"]
+) -> Gradient:
+    """Return the derivatives of <grad, plan>, those of the iterations that ran."""
+    tape: _Tape = solution.tape
+    q = grad * solution.plan
+    kernel = plan_of(scores(problem), *tape.base).to(q.dtype)
+    h, g, da, db = go_back(kernel, problem, tape.scalings, (q.sum(-1), q.sum(-2)))
+    ys = torch.cat([tape.first.unsqueeze(0), tape.scalings.y[:-1]])
+    left = torch.cat([tape.scalings.x, g]).permute(1, 2, 0)
+    right = torch.cat([h, ys]).transpose(0, 1)
+    found = Gradient((q - kernel * torch.bmm(left, right)) / -problem.eps, da, db)
+    return found if tape.hard is None else with_hard(found, tape.hard, grad)
 
 
 def _at(values: Tensor, done: Tensor) -> Tensor:
@@ -205,15 +176,26 @@ def _at(values: Tensor, done: Tensor) -> Tensor:
     return values.gather(0, last).squeeze(0)
 
 
-def _with_logarithms(problem: Problem, solution: Solution, tape: _Tape, keep: bool) -> Solution:
-    """Return the solution with the hard problems solved on logarithms."""
-    hard = tape.hard
+def with_logarithms(
+    problem: Problem, solution: Solution, places: Int[Tensor, " hard"], keep: bool
+) -> tuple[Solution, Hard | None]:
+    """Return the solution with these problems solved on logarithms, and what those need."""
+    if not len(places):
+        return solution, None
     part = problem._replace(
-        cost=problem.cost[hard], source=problem.source[hard], target=problem.target[hard]
+        cost=problem.cost[places], source=problem.source[places], target=problem.target[places]
     )
     again = logarithmic.solve(part, keep)
-    merged: dict[str, Any] = {
-        name: getattr(solution, name).index_copy(0, hard, getattr(again, name))
-        for name in ("plan", "row", "column", "error", "iterations")
-    }
-    return Solution(**merged, tape=replace(tape, again=(part, again)))
+    merged = (
+        mine.index_copy(0, places, theirs)
+        for mine, theirs in zip(solution[:5], again[:5], strict=True)
+    )
+    return Solution(*merged), Hard(places, part, again)
+
+
+def with_hard(found: Gradient, hard: Hard, grad: Float[Tensor, "problems n m"]) -> Gradient:
+    """Return the derivatives with those of the problems that were solved on logarithms."""
+    theirs = logarithmic.pull_back(hard.problem, hard.solution, grad[hard.places])
+    return Gradient(
+        *(mine.index_copy(0, hard.places, part) for mine, part in zip(found, theirs, strict=True))
+    )

@@ -59,7 +59,7 @@ def choose(cost: Float[Tensor, "problems n m"]) -> Solver:
             "pip install 'nver[fast]'."
         )
     small = max(cost.shape[-2:]) <= LARGEST_LAUNCHED and cost.dtype == torch.float32
-    return _launched() if cost.device.type == "cuda" and small else _batched()
+    return _launched() if cost.device.type == "cuda" and small else cast(Solver, _module("batched"))
 
 
 def _module(name: str) -> Any:
@@ -83,18 +83,13 @@ def _fused(dtype: torch.dtype) -> Solver | None:
 
 
 @cache
-def _batched() -> Solver:
-    return cast(Solver, _module("batched").Batched())
-
-
-@cache
 def _launched() -> Solver:
-    """Return the batched solver with each loop as one GPU program, where Triton is there."""
+    """Return the solver in two GPU programs, where Triton is there."""
     launched = _module("launched")
-    if not launched.AVAILABLE:
-        LOG.info("Sinkhorn runs without its GPU programs: Triton is not installed.")
-        return _batched()
-    return cast(Solver, _module("batched").Batched(launched.Launches()))
+    if launched.AVAILABLE:
+        return cast(Solver, launched)
+    LOG.info("Sinkhorn runs without its GPU programs: Triton is not installed.")
+    return cast(Solver, _module("batched"))
 
 
 class _Call:
