@@ -15,7 +15,10 @@ from nver.report.verdicts import key, number
 MANY = 12
 """More groups than this are summed up, and only the lowest are listed."""
 
-METRICS = {"uar": "UAR", "accuracy": "Accuracy"}
+METRICS = {"uar": "UAR", "accuracy": "Accuracy", "recall": "Recall"}
+
+ELSEWHERE = ("class",)
+"""Divisions that have a section of their own."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ def breakdowns(record: RunRecord, most: int) -> list[Breakdown]:
             tuple(
                 _division(by, rows)
                 for by, rows in entries[system.key]["by"].items()
-                if len(rows) > 1
+                if len(rows) > 1 and by not in ELSEWHERE
             ),
         )
         for system in record.systems

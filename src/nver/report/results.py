@@ -9,7 +9,7 @@ from typing import Any
 
 from nver.report.charts import Whisker, along, ceiling
 from nver.report.record import RunRecord
-from nver.report.stress import signed
+from nver.report.stress import MINUS, signed
 from nver.report.tables import (
     SystemScore,
     best,
@@ -136,7 +136,8 @@ def pairs(record: RunRecord, compared: Comparisons) -> list[Pair]:
 def _effect(value: float) -> str:
     if math.isnan(value):
         return "-"
-    return f"{value:+.2f}".replace("-", "−")  # noqa: RUF001 # a minus sign, as wide as the plus
+    text = f"{value:+.2f}".replace("-", MINUS)
+    return text if text[1:] != "0.00" else "0.00"
 
 
 def published(record: RunRecord) -> list[dict[str, str]]:

@@ -11,6 +11,9 @@ from nver.report.record import RunRecord
 from nver.report.tables import Estimate, SystemScore, percent
 from nver.report.verdicts import key
 
+MINUS = "\u2212"
+"""As wide as a plus."""
+
 DEEPEST = 0.25
 """A drop of UAR from which a cell has the full colour."""
 
@@ -68,10 +71,10 @@ def _loss(entry: Mapping[str, Any]) -> Loss:
 def signed(value: float) -> str:
     """Return a difference of fractions in points, with its sign.
 
-    >>> signed(-0.083), signed(0.004), signed(-0.0001), signed(float("nan"))
-    ('−8.3', '+0.4', '0.0', '-')
+    >>> signed(-0.083) == f"{MINUS}8.3", signed(0.004), signed(-0.0001), signed(float("nan"))
+    (True, '+0.4', '0.0', '-')
     """
     text = percent(abs(value))
     if math.isnan(value) or text == "0.0":
         return text
-    return f"{'+' if value > 0 else '−'}{text}"  # noqa: RUF001 # a minus sign, as wide as the plus
+    return f"{'+' if value > 0 else MINUS}{text}"

@@ -62,6 +62,12 @@ class Comparisons:
     def __bool__(self) -> bool:
         return bool(self.verdicts)
 
+    @property
+    def caution(self) -> str:
+        """What to know of all of them, as a sentence; "" if nothing."""
+        text = self.said("caution").rstrip(".")
+        return f"{text[0].upper()}{text[1:]}." if text else ""
+
     def said(self, name: str) -> str:
         """Return what the run says of its comparisons: method, correction, alpha, caution."""
         return str(self.told.get(name) or "")
