@@ -68,7 +68,7 @@ PROTOCOLS: Mapping[str, Protocol] = {
         Protocol(
             PUBLISHED,
             "the corpus's own split",
-            "the folds that the corpus's makers published with it",
+            "the folds, or the one division into training and test, published with the corpus",
             "The split is comparable with others' results on it, and only as good as its makers "
             "made it: read the leakage check before the scores.",
         ),

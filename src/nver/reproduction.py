@@ -16,17 +16,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from nver.config import EncoderChoice, Settings
 from nver.corpora import CORPORA, Corpus, default_root, load_corpus
 from nver.encoders import CATALOGUE
 from nver.encoders.catalogue import folder_here
-from nver.errors import CorpusError, NverError, SettingsError
+from nver.errors import CorpusError, NverError, SettingsError, SplitError
 from nver.experiment import evaluate
 from nver.listings import encoder as listed
 from nver.progress import Progress
-from nver.protocols import COLUMN, protocol_title
+from nver.protocols import COLUMN, PUBLISHED, protocol_title
 from nver.published import mata
 from nver.registry import unknown
+from nver.splits import make_folds
 from nver.systems import SYSTEMS
 
 if TYPE_CHECKING:
@@ -280,8 +283,8 @@ def _corpora(wanted: Wanted) -> tuple[list[tuple[str, Corpus]], list[Missing]]:
             missing.append(
                 Missing(
                     card.title,
-                    f"{card.clips} clips, licence {card.licence}; get it at {card.url} and unpack "
-                    f"it into {where}",
+                    f"{card.clips} clips, {mata().sizes.get(name, 'size unknown')}, licence "
+                    f"{card.licence}; get it at {card.url} and unpack it into {where}",
                 )
             )
     return found, missing
@@ -380,14 +383,13 @@ def _part(
         jobs=wanted.jobs,
         recipe=wanted.recipe,
     )
-    folds = _fold_count(corpus, protocol, wanted.k)
-    clips = len(corpus.clips) * (folds - 1) / folds
+    parts = _training_parts(corpus, protocol, wanted.k)
     trainings, seconds = 0, 0.0
     for name in settings.systems:
         for columns in _groups(name, list(widths.values())):
-            times = folds * (1 if "lda" in name else wanted.seeds)
-            trainings += times
-            seconds += times * clips * columns * SECONDS.get(name, DENSE)
+            times = 1 if "lda" in name else wanted.seeds
+            trainings += times * len(parts)
+            seconds += times * sum(parts) * columns * SECONDS.get(name, DENSE)
     cores = min(wanted.jobs or _cores(), _cores())
     folder = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{corpus.name}-{protocol.replace(COLUMN, '')}")
     title = corpus.card.title or corpus.name
@@ -402,14 +404,20 @@ def _groups(system: str, widths: Sequence[int]) -> list[int]:
     return pairs if len(widths) < 3 else [*pairs, sum(widths)]
 
 
-def _fold_count(corpus: Corpus, protocol: str, k: int) -> int:
-    if protocol == "loso":
-        return max(2, len(corpus.speakers))
-    if protocol in ("speaker", "random"):
-        return k
+def _training_parts(corpus: Corpus, protocol: str, k: int) -> list[int]:
+    """Return the training clips of each fold; none where the folds do not exist."""
     name = protocol.removeprefix(COLUMN)
-    name = corpus.card.published_split if protocol == "published" else name
-    return max(2, len({clip.facts.get(name) for clip in corpus.clips}))
+    name = corpus.card.published_split if protocol == PUBLISHED else name
+    facts = [clip.facts.get(name) for clip in corpus.clips]
+    labels = np.array([clip.emotion for clip in corpus.clips])
+    speakers = np.array([clip.speaker for clip in corpus.clips], dtype=object)
+    column = np.array(facts, dtype=object)
+    try:
+        return [
+            len(fold.train) for fold in make_folds(protocol, labels, speakers, k=k, column=column)
+        ]
+    except SplitError:  # said by the part itself, when its turn comes
+        return []
 
 
 def _width(choice: EncoderChoice) -> int:

@@ -28,7 +28,8 @@ from nver.errors import SplitError
 from nver.protocols import COLUMN, PROTOCOLS, PUBLISHED, protocol_of
 from nver.registry import unknown
 
-_PARTS = frozenset({"train", "training", "dev", "devel", "valid", "validation", "val", "test"})
+_TRAINED = frozenset({"train", "training", "dev", "devel", "valid", "validation", "val"})
+_TESTED = frozenset({"test", "testing"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +76,9 @@ def make_folds(
     digests: Sequence[str] | None = None,
 ) -> tuple[Fold, ...]:
     """Return the folds of a protocol; every clip is tested exactly once.
+
+    A column or published split that names the parts of one division (train, dev, test) makes one
+    fold: tested is the test part alone, and everything else is training.
 
     Parameters
     ----------
@@ -247,12 +251,9 @@ def _column_folds(protocol: str, column: np.ndarray | None) -> tuple[Fold, ...]:
         )
     text = np.array([_text(value) for value in column], dtype=object)
     values = sorted(set(text), key=_natural)
-    if len(values) > 1 and {value.strip().lower() for value in values} <= _PARTS:
-        raise SplitError(
-            f"--folds {protocol} tests on each value of the column in turn, but "
-            f"{', '.join(values)} are the parts of one division. Number the folds in the column "
-            "(0, 1, 2, ...), or use --folds speaker or random."
-        )
+    parts = np.array([value.strip().lower() for value in text])
+    if len(values) > 1 and set(parts) <= _TRAINED | _TESTED:
+        return _one_division(protocol, values, np.isin(parts, list(_TESTED)))
     if len(values) < 2:
         raise SplitError(
             f"--folds {protocol} needs at least two values, and every clip has '{values[0]}'."
@@ -263,6 +264,17 @@ def _column_folds(protocol: str, column: np.ndarray | None) -> tuple[Fold, ...]:
             "clips: it is no fold column."
         )
     return _folds_of((value, np.flatnonzero(text == value)) for value in values)
+
+
+def _one_division(protocol: str, values: Sequence[str], tested: np.ndarray) -> tuple[Fold, ...]:
+    """Return the fold of a division into parts: the test part against all others."""
+    if not tested.any() or tested.all():
+        side = "training" if tested.all() else "test"
+        raise SplitError(
+            f"--folds {protocol}: {', '.join(values)} are parts of one division, and none of them "
+            f"is the {side} part. Name it so, or number the folds in the column (0, 1, 2, ...)."
+        )
+    return (Fold("test", np.flatnonzero(~tested), np.flatnonzero(tested)),)
 
 
 def _empty(value: object) -> bool:

@@ -80,3 +80,18 @@ def test_a_split_that_nobody_published_does_not_exist(bursts) -> None:
     dataset = replace(nver.embed(bursts, ["spectral"]), published_split="")
     with pytest.raises(SplitError, match="no split was published with this corpus"):
         split(dataset, nver.Settings(str(bursts), ("spectral",), folds="published"))
+
+
+def test_one_division_tests_its_test_part_alone(bursts, tmp_path) -> None:
+    rows = bursts.read_text(encoding="utf-8").splitlines()
+    part = {"s01": "train", "s02": "dev", "s03": "test"}
+    rows = [f"{row},{part.get(row.split(',')[-1], 'split')}" for row in rows]
+    manifest = bursts.parent / "division.csv"
+    text = "\n".join(row.replace("speaker,fold,", "speaker,day,") for row in rows)
+    manifest.write_text(f"{text}\n", encoding="utf-8")
+    settings = nver.Settings(
+        str(manifest), ("spectral",), systems=("lda",), folds="published", jobs=1
+    )
+    run = nver.evaluate(settings, tmp_path / "run")
+    assert (run.scores["folds"], run.scores["k"], run.scores["n_clips"]) == ("published", 1, 16)
+    assert run.scores["n_speakers"] == 1

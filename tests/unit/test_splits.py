@@ -243,13 +243,25 @@ def test_contents_change_nothing_where_they_differ_or_are_too_few_to_group():
         assert all(np.array_equal(a.test, b.test) for a, b in zip(plain, folds, strict=True))
 
 
-def test_the_parts_of_one_division_are_no_folds():
+@pytest.mark.parametrize("protocol", ["column:split", "published"])
+def test_the_parts_of_one_division_are_one_fold(protocol):
     labels = np.tile(["joy", "fear"], 6)
     column = np.array(["Train", "dev", "test"] * 4, dtype=object)
+    (fold,) = make_folds(protocol, labels, None, column=column)
+    assert fold.name == "test"
+    np.testing.assert_array_equal(fold.test, np.arange(2, 12, 3))
+    np.testing.assert_array_equal(fold.train, np.setdiff1d(np.arange(12), fold.test))
+
+
+@pytest.mark.parametrize(
+    ("parts", "side"), [(("dev", "train"), "test"), (("test", "testing"), "training")]
+)
+def test_a_division_without_one_side_is_refused(parts, side):
+    labels = np.tile(["joy", "fear"], 6)
+    column = np.array(parts * 6, dtype=object)
     with pytest.raises(SplitError) as caught:
         make_folds("column:split", labels, None, column=column)
     assert str(caught.value) == (
-        "--folds column:split tests on each value of the column in turn, but Train, dev, test are "
-        "the parts of one division. Number the folds in the column (0, 1, 2, ...), or use --folds "
-        "speaker or random."
+        f"--folds column:split: {', '.join(parts)} are parts of one division, and none of them "
+        f"is the {side} part. Name it so, or number the folds in the column (0, 1, 2, ...)."
     )

@@ -10,13 +10,14 @@ from nver.corpora.base import Clip, CorpusCard
 _TERMS = ("licence", "license", "copying", "source", "readme")
 
 
-SPLIT = "fold"
-"""The column of a manifest that counts as the split published with it."""
+SPLITS = ("fold", "split")
+"""The columns of a manifest that count as the split published with it; the first that is there."""
 
 
 def own_card(name: str, folder: Path, clips: Sequence[Clip], labels: tuple[str, ...]) -> CorpusCard:
     """Return a card with the counts of `clips`; the licence points at the papers in `folder`."""
     speakers = {clip.speaker for clip in clips} - {None}
+    facts = {name for clip in clips for name in clip.facts}
     papers = sorted(
         path.name for path in folder.iterdir() if path.is_file() and path.stem.lower() in _TERMS
     )
@@ -32,5 +33,5 @@ def own_card(name: str, folder: Path, clips: Sequence[Clip], labels: tuple[str, 
         speakers=len(speakers) if speakers else None,
         labels=labels,
         rate=None,
-        published_split=SPLIT if any(SPLIT in clip.facts for clip in clips) else "",
+        published_split=next((name for name in SPLITS if name in facts), ""),
     )

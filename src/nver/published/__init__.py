@@ -52,6 +52,8 @@ class Paper:
         The citation; where the figures were read; how far they were checked; how they came about.
     encoders, corpora : tuple of str
         What its table is about, by the names of nver's tables.
+    sizes : mapping of str to str
+        How large a corpus is, where that is known.
     cautions : mapping of str to str
         What a reader of the figures on a corpus must know.
     numbers : tuple of Figure
@@ -63,6 +65,7 @@ class Paper:
     protocol: str
     encoders: tuple[str, ...]
     corpora: tuple[str, ...]
+    sizes: Mapping[str, str]
     cautions: Mapping[str, str]
     numbers: tuple[Figure, ...]
 

@@ -206,17 +206,19 @@ class RunRecord:
         return [int(counts.get(label, 0)) for label in self.labels]
 
     def divided_speakers(self) -> int | None:
-        """Return how many speakers stand in more than one test fold; None where some are unknown.
+        """Return how many speakers are in training and in test; None where some are unknown.
 
-        Such a speaker is in the training part of every fold where it is not in the test part only:
+        Those who stand in more than one test fold, for such a speaker is in the training part of
+        the others, and those whom the leakage check found: not every clip must have been tested.
         0 means that no voice was heard in training before it was judged.
         """
         rows = self.parts[self.systems[0].key]
         if rows["speaker"].isna().any():
             return None
         places = rows.groupby(["seed", "speaker"], observed=True)["fold"].nunique()
-        divided = places[places > 1].reset_index()["speaker"]
-        return int(divided.nunique())
+        divided = set(places[places > 1].reset_index()["speaker"])
+        shared = self.run["leakage"].get("shared_speakers") or ()
+        return len(divided | {str(one["speaker"]) for one in shared})
 
 
 def read_record(folder: Path) -> RunRecord:

@@ -74,6 +74,12 @@ def test_speakers_in_several_folds_are_counted(run_folder):
     assert read_record(run_folder).divided_speakers() == 2
 
 
+def test_speakers_whom_the_leakage_check_found_are_counted_too(fake, tmp_path):
+    shared = [{"fold": fold, "speaker": "09", "test": 1, "train": 2} for fold in "01"]
+    fake.run["leakage"] = {"clean": False, "shared_speakers": shared}
+    assert read_record(fake.write(tmp_path)).divided_speakers() == 1
+
+
 @pytest.mark.parametrize("unknown", [["05"], [f"{i:02d}" for i in range(6)]])
 def test_where_speakers_are_unknown_nobody_can_say(run_folder, unknown):
     path = run_folder / "predictions.parquet"
