@@ -209,11 +209,11 @@ def _inner_frame(
     if inner is None:
         raise EvaluationError(NO_INNER)
     frame = _read(inner, entry) if isinstance(inner, Path) else inner
-    odd = {"system", "encoders", *INNER_COLUMNS, *(f"p_{label}" for label in labels)}
-    odd -= set(frame.columns)
+    odd = {*INNER_COLUMNS, *(f"p_{label}" for label in labels)} - set(frame.columns)
     if odd:
         raise EvaluationError(f"The inner predictions lack the columns {', '.join(sorted(odd))}.")
-    frame = frame[(frame["system"] == entry.name) & (frame["encoders"] == entry.joined)]
+    if not isinstance(inner, Path):
+        frame = frame[(frame["system"] == entry.name) & (frame["encoders"] == entry.joined)]
     if frame.empty:
         raise EvaluationError(
             f"There are no inner predictions of the system '{entry.name}' on {entry.joined}."
@@ -227,10 +227,12 @@ def _read(path: Path, entry: SystemEntry) -> pd.DataFrame:
     import pyarrow.parquet as pq
 
     mine = [("system", "==", entry.name), ("encoders", "==", entry.joined)]
-    texts = ["system", "encoders", "label", "fold"]
     try:
         names = pq.read_schema(path).names
-        wanted = [name for name in names if name in (*texts, "seed") or name.startswith("p_")]
+        wanted = [name for name in names if name in INNER_COLUMNS or name.startswith("p_")]
+        # As dictionaries, which are small; but not the filter's columns: no row group is skipped
+        # by those.
+        texts = ["label", "fold"]
         table = pq.read_table(path, columns=wanted, filters=mine, read_dictionary=texts)
         return pd.DataFrame(table.to_pandas())
     except (pa.ArrowException, OSError, ValueError) as error:
