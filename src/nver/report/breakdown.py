@@ -43,6 +43,11 @@ class Division:
     spread: str
     groups: tuple[Group, ...]
 
+    @property
+    def has_intervals(self) -> bool:
+        """Whether any group has an interval: one speaker alone has none."""
+        return any(group.low != "-" or group.high != "-" for group in self.groups)
+
 
 @dataclass(frozen=True)
 class Breakdown:

@@ -58,6 +58,11 @@ class Plan:
         return float(np.trace(self.mass))
 
     @property
+    def most(self) -> float:
+        """Largest share of a source clip's mass that goes to one target clip, in [0, 1]."""
+        return float(self.shares().max())
+
+    @property
     def by_chance(self) -> float:
         """What would stay within its label if every clip were coupled with all alike."""
         _, counts = np.unique(np.asarray(self.labels), return_counts=True)
@@ -117,7 +122,7 @@ def plan_svg(plan: Plan) -> Markup:
     """Return a plan as a picture: source clips in rows, target clips in columns, by label."""
     n = len(plan.files)
     shares = plan.shares()
-    most = float(shares.max()) or 1.0
+    most = plan.most or 1.0
     levels = np.ceil(shares / most * STEPS).astype(int)
     levels[shares < most / 100] = 0
     names = list(dict.fromkeys(plan.labels))

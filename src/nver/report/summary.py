@@ -87,7 +87,8 @@ def _told_apart(record: RunRecord, compared: Comparisons) -> Statement | None:
             f" A difference in UAR under {percent(detectable)} points would mostly go unnoticed "
             "on this corpus."
         )
-    return Statement("Differences", f"{text} {compared.caution}".rstrip(), bool(compared.caution))
+    caution = compared.caution_beyond(str(record.interval.get("caution") or ""))
+    return Statement("Differences", f"{text} {caution}".rstrip(), alarm=bool(compared.caution))
 
 
 def _cannot_be_told(system: SystemScore, compared: Comparisons) -> bool:

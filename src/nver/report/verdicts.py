@@ -65,7 +65,13 @@ class Comparisons:
     @property
     def caution(self) -> str:
         """What to know of all of them, as a sentence; "" if nothing."""
-        text = self.said("caution").rstrip(".")
+        return self.caution_beyond("")
+
+    def caution_beyond(self, known: str) -> str:
+        """Return the caution without the clauses that `known`, another caution, has already."""
+        told = set(known.split("; "))
+        clauses = [one for one in self.said("caution").rstrip(".").split("; ") if one not in told]
+        text = "; ".join(clauses)
         return f"{text[0].upper()}{text[1:]}." if text else ""
 
     def said(self, name: str) -> str:

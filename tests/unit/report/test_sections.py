@@ -333,3 +333,14 @@ def test_paths_can_be_left_out(full):
     assert "ann" not in str(rows)
     assert "ann" in str(dict(provenance(record)))
     assert without_folders("2026-01-02T03:04:05+00:00, 5/6") == "2026-01-02T03:04:05+00:00, 5/6"
+
+
+def test_a_caution_is_said_once(full):
+    def change(scores, run):
+        scores["interval"]["caution"] = "it rests on 5 speakers"
+        scores["comparisons"]["caution"] = "it rests on 5 speakers; no p can be below .06"
+
+    points = {point.topic: point for point in summarise(full(change))}
+    assert points["Intervals"].text == "What to know of every interval: it rests on 5 speakers."
+    assert points["Differences"].text.endswith("on this corpus. No p can be below .06.")
+    assert points["Differences"].alarm
