@@ -337,7 +337,7 @@ def test_paths_can_be_left_out(full):
 
 def test_a_caution_is_said_once(full):
     def change(scores, run):
-        scores["interval"]["caution"] = "it rests on 5 speakers"
+        scores["interval"] = {"level": 0.95, "caution": "it rests on 5 speakers"}
         scores["comparisons"]["caution"] = "it rests on 5 speakers; no p can be below .06"
 
     points = {point.topic: point for point in summarise(full(change))}
