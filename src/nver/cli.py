@@ -99,6 +99,7 @@ def _show_failures(failures: Sequence[Failure]) -> None:
 
 
 def _report(arguments: argparse.Namespace) -> int:
+    from nver.analysis import rescore
     from nver.report import write_report
 
     if arguments.format == "html":
@@ -106,6 +107,7 @@ def _report(arguments: argparse.Namespace) -> int:
             raise SettingsError(
                 "The page stands in its run folder; --out is for --format md, latex and json."
             )
+        rescore(arguments.run_folder)
         page = write_report(
             arguments.run_folder, paths=arguments.paths, megabytes=arguments.embed_audio
         )
@@ -114,6 +116,7 @@ def _report(arguments: argparse.Namespace) -> int:
     from nver.report.formats import FORMATS
     from nver.report.record import read_record
 
+    rescore(arguments.run_folder)
     text = FORMATS[arguments.format](read_record(arguments.run_folder))
     if arguments.out:
         arguments.out.write_text(text, encoding="utf-8")

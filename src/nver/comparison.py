@@ -20,7 +20,7 @@ import numpy as np
 from nver.errors import EvaluationError
 from nver.metrics import METRICS
 from nver.pairing import paired
-from nver.predictions import Predictions, SystemEntry
+from nver.predictions import ONE_SEED, Predictions, SystemEntry
 from nver.significance import (
     Interval,
     McNemar,
@@ -45,15 +45,12 @@ class Effort:
     seed: int = 0
 
 
+THOROUGH = Effort()
 METHOD = (
     "permutation test that swaps the two systems' answers speaker by speaker; interval by paired "
     "bootstrap over speakers, with the variance of the seeds"
 )
 POWER = 0.8
-ONE_SEED = (
-    "every training was done with one seed, so how much the scores move from training to training "
-    "is not in the figures"
-)
 CHOSEN = (
     "the reference was chosen because it scored best on these clips, so its lead over the others "
     "is more likely too large than too small"
@@ -184,7 +181,7 @@ def compare(
     *,
     metric: str = "uar",
     alpha: float = 0.05,
-    effort: Effort = Effort(),
+    effort: Effort = THOROUGH,
 ) -> Comparison:
     """Compare a system of one record with a system of the same or of another record.
 
@@ -261,7 +258,7 @@ def against(
     reference: SystemEntry,
     *,
     alpha: float = 0.05,
-    effort: Effort = Effort(),
+    effort: Effort = THOROUGH,
 ) -> tuple[Comparison, ...]:
     """Compare a system with every other of its record, with Holm's correction.
 
@@ -284,7 +281,7 @@ def against(
 
 
 def comparisons(
-    predictions: Predictions, *, alpha: float = 0.05, effort: Effort = Effort()
+    predictions: Predictions, *, alpha: float = 0.05, effort: Effort = THOROUGH
 ) -> dict[str, Any] | None:
     """Return the section ``comparisons`` of scores.json: every system against the best.
 

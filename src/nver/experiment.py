@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from nver.dataset import EmbeddingDataset
     from nver.identity import IdentityBaseline
     from nver.leakage import LeakageReport
+    from nver.predictions import Predictions
     from nver.splits import Fold
 
 TRAININGS = "trainings"
@@ -176,7 +177,8 @@ def evaluate(settings: Settings, out: str | Path, progress: Progress | None = No
         Of the corpus, an encoder, the folds, a leak or a setting: in one sentence each, before
         anything is trained.
     """
-    from nver.cross_validation import calibration_folds, check_device, cross_validate, scores
+    from nver.analysis import rescore
+    from nver.cross_validation import calibration_folds, check_device, cross_validate
     from nver.maps import maps
     from nver.record import clips
     from nver.report import write_report
@@ -210,9 +212,8 @@ def evaluate(settings: Settings, out: str | Path, progress: Progress | None = No
         inner=inner,
         perturbed=gather_perturbed(encoding, dataset),
     )
-    told = scores(predictions, corpus=dataset.name, folds=division.protocol, k=len(division.folds))
     charts = maps(dataset, folder / TRAININGS, settings.jobs, progress)
-    warnings = _warnings(encoding, division, told) + uncalibrated
+    warnings = _warnings(encoding, division, predictions) + uncalibrated
     origin = _origin(settings, encoding, division) | {
         "started": started.isoformat(timespec="seconds"),
         "seconds": round(time.monotonic() - clock, 1),
@@ -226,8 +227,8 @@ def evaluate(settings: Settings, out: str | Path, progress: Progress | None = No
     paths = {clip.file: clip.path for clip in encoding.corpus.clips}
     tables = {"projection": charts, "clips": clips(dataset, paths), **predictions.tables}
     _write_tables(folder, tables)
-    _write_json(folder / "scores.json", told)
     _write_json(folder / "run.json", origin)
+    told = rescore(folder)
     return Run(folder, write_report(folder), told, warnings, len(encoding.failures))
 
 
@@ -295,13 +296,13 @@ def _origin(settings: Settings, encoding: Encoding, division: Split) -> dict[str
     }
 
 
-def _warnings(encoding: Encoding, division: Split, told: dict[str, Any]) -> tuple[str, ...]:
+def _warnings(encoding: Encoding, division: Split, predictions: Predictions) -> tuple[str, ...]:
     """Return what a reader of the scores must know, a sentence each."""
     found = [encoding.corpus.card.warning, *encoding.corpus.notes, *division.leakage.sentences()]
     if division.identity.alarm:
         found.append(division.identity.sentence())
-    found += [failure["sentence"] for failure in told["failures"]]
-    found += told["notes"]
+    found += [failure.sentence() for failure in predictions.failures]
+    found += [note.sentence() for note in predictions.notes]
     return tuple(dict.fromkeys(sentence for sentence in found if sentence))
 
 

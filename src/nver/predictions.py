@@ -28,6 +28,10 @@ from nver.significance import Interval, Unit, cluster_bootstrap
 COLUMNS = ("clip", "file", "speaker", "label", "system", "encoders", "seed", "fold", "predicted")
 """Columns before the probabilities; ``clip`` is the content hash, ``file`` the clip's name."""
 
+ONE_SEED = (
+    "every system was trained with one seed, so how much a score moves from training to training "
+    "is not in it"
+)
 FORMAT = "nver predictions 1"
 _METADATA = b"nver"
 
@@ -338,7 +342,8 @@ def scores(
     interval = None
     for entry in predictions.entries:
         intervals, table = _system_scores(predictions, entry, level, resamples, seed)
-        interval = interval or intervals["uar"]
+        if interval is None or intervals["uar"].seeds > interval.seeds:
+            interval = intervals["uar"]
         systems.append(table)
     return {
         "corpus": corpus,
@@ -378,11 +383,13 @@ def _system_scores(
 
 
 def _about(interval: Interval, resamples: int) -> dict[str, Any]:
+    alone = "" if interval.seeds > 1 else ONE_SEED
     return {
         "level": interval.level,
-        "method": "expanded percentile bootstrap",
+        "method": "expanded percentile bootstrap, with the variance of the seeds",
         "resamples": resamples,
         "unit": interval.unit,
         "clusters": interval.clusters,
-        "caution": interval.caution,
+        "seeds": interval.seeds,
+        "caution": "; ".join(text for text in (interval.caution, alone) if text),
     }

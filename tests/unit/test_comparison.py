@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 from sklearn import metrics as sklearn_metrics
 
-from nver.comparison import CHOSEN, ONE_SEED, Effort, against, best, compare, comparisons
+from nver.comparison import CHOSEN, Effort, against, best, compare, comparisons
 from nver.errors import EvaluationError
-from nver.predictions import Predictions, SystemEntry
+from nver.predictions import ONE_SEED, Predictions, SystemEntry
 
 LABELS = ("sad", "happy", "angry")
 QUICK = Effort(resamples=400, swaps=999)

@@ -14,6 +14,7 @@ from sklearn import metrics as sklearn_metrics
 
 from nver.errors import EvaluationError
 from nver.predictions import (
+    ONE_SEED,
     Predictions,
     SystemEntry,
     SystemFailure,
@@ -73,7 +74,7 @@ def test_scores_have_the_promised_structure():
     assert table["chance_uar"] == pytest.approx(1 / 3)
     assert table["interval"]["unit"] == "speaker"
     assert table["interval"]["clusters"] == 12
-    assert table["interval"]["caution"] == ""
+    assert table["interval"]["caution"] == ONE_SEED
     (system,) = table["systems"]
     assert (system["name"], system["encoders"]) == ("mata", ["a", "b"])
     assert (system["seconds"], system["n_seeds"]) == (1.25, 1)

@@ -12,6 +12,7 @@ where speakers are unknown), so thousands of resamples are one matrix product.
 from __future__ import annotations
 
 from nver.significance.intervals import (
+    FEW,
     Interval,
     Unit,
     cluster_bootstrap,
@@ -31,6 +32,7 @@ from nver.significance.paired import (
 from nver.significance.power import detectable_difference
 
 __all__ = [
+    "FEW",
     "Interval",
     "McNemar",
     "PermutationTest",

@@ -1,0 +1,143 @@
+"""Groups: which there are, what they score, and what is said of the lowest."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn import metrics as sklearn_metrics
+
+from nver.disaggregation import disaggregated
+from nver.predictions import Predictions, SystemEntry
+
+LABELS = ("anger", "fear", "joy")
+SPEAKERS = 20
+
+
+def record(seeds=(0, 1), speakers=True):
+    """Return predictions of 6 clips a class by each speaker; clips of odd speakers are harder."""
+    rng = np.random.default_rng(0)
+    label = np.tile(np.repeat(LABELS, 6), SPEAKERS)
+    who = np.repeat(np.arange(SPEAKERS), 18)
+    tables = []
+    for seed in seeds:
+        right = rng.random(len(label)) < np.where(who % 2, 0.4, 0.8)
+        wrong = np.roll(LABELS, 1)[[LABELS.index(one) for one in label]]
+        tables.append(
+            pd.DataFrame(
+                {
+                    "clip": [f"{i:064x}" for i in range(len(label))],
+                    "file": [f"{i}.wav" for i in range(len(label))],
+                    "speaker": [f"s{i:02d}" if speakers else None for i in who],
+                    "label": label,
+                    "system": "lda",
+                    "encoders": "a",
+                    "seed": seed,
+                    "fold": (who % 5).astype(str),
+                    "predicted": np.where(right, label, wrong),
+                }
+                | {f"p_{one}": np.float32(1 / 3) for one in LABELS}
+            )
+        )
+    frame = pd.concat(tables, ignore_index=True)
+    return Predictions(frame, LABELS, (SystemEntry("lda", ("a",), 1.0),))
+
+
+def facts(predictions):
+    """Return clips.parquet's columns for the record, shuffled."""
+    clips = predictions.frame.drop_duplicates("file")[["clip", "file", "label", "speaker"]].copy()
+    number = np.arange(len(clips))
+    who = number // 18
+    clips["path"] = "/x/" + clips["file"]
+    clips["seconds"] = 0.5 + number % 7 + number / 1000
+    clips["sex"] = np.where(who % 2, "female", "male")
+    clips["age"] = (20.0 + 3 * (who % 2) + who % 3).astype(float)
+    clips["intensity"] = np.where(number % 3 == 0, "high", None)
+    clips.loc[number % 3 == 1, "intensity"] = "low"
+    clips["code"] = clips["label"].str[0]
+    clips["comment"] = [f"clip {i}" for i in number]
+    clips["language"] = "none"
+    clips["fold"] = (who % 5).astype(str)
+    return clips.sample(frac=1, random_state=1)
+
+
+@pytest.fixture(scope="module")
+def told():
+    predictions = record()
+    (system,) = disaggregated(predictions, facts(predictions))
+    return system
+
+
+def test_facts_with_few_values_divide_and_others_do_not(told):
+    assert list(told["by"]) == ["class", "seconds", "sex", "age", "intensity", "speaker"]
+    assert json.loads(json.dumps(told, allow_nan=False)) == told
+    assert [group["value"] for group in told["by"]["age"]] == ["20", "21", "22", "23", "24", "25"]
+    bands = told["by"]["seconds"]
+    assert [group["n_clips"] for group in bands] == [90] * 4
+    assert bands[0]["value"].startswith("0.5 to ")
+    intensity = told["by"]["intensity"]
+    assert [(group["value"], group["n_clips"]) for group in intensity] == [
+        ("high", 120),
+        ("low", 120),
+    ]
+    assert len(told["by"]["speaker"]) == SPEAKERS
+
+
+def test_a_group_scores_what_scikit_learn_says(told):
+    predictions = record()
+    clips = facts(predictions)
+    rows = predictions.frame.merge(clips[["file", "sex"]], on="file")
+    for group in told["by"]["sex"]:
+        part = rows[rows["sex"] == group["value"]]
+        each = [
+            sklearn_metrics.balanced_accuracy_score(some["label"], some["predicted"])
+            for _, some in part.groupby("seed")
+        ]
+        assert group["score"] == pytest.approx(np.mean(each))
+        assert (group["n_clips"], group["n_speakers"], group["n_classes"]) == (180, 10, 3)
+        assert group["metric"] == "uar"
+        assert group["low"] < group["score"] < group["high"]
+    for group in told["by"]["class"]:
+        part = rows[rows["label"] == group["value"]]
+        assert group["score"] == pytest.approx((part["label"] == part["predicted"]).mean())
+        assert (group["metric"], group["n_classes"]) == ("recall", 1)
+
+
+def test_one_speaker_has_a_score_and_no_interval(told):
+    for group in told["by"]["speaker"]:
+        assert group["n_speakers"] == 1
+        assert group["low"] is group["high"] is None
+        assert group["reason"] == "one speaker says nothing about others"
+
+
+def test_the_planted_group_is_named_lowest(told):
+    (sentence,) = (text for text in told["worst"] if text.startswith("Lowest by sex"))
+    low, high = told["by"]["sex"]
+    assert sentence == (
+        f"Lowest by sex: female, UAR {100 * low['score']:.1f} % ({100 * low['low']:.1f} to "
+        f"{100 * low['high']:.1f}), 180 clips of 10 speakers; highest: male, "
+        f"{100 * high['score']:.1f} %."
+    )
+    (few,) = (text for text in told["worst"] if text.startswith("Lowest by age"))
+    assert "so few speakers say little" in few
+    groups = sum(len(group) for group in told["by"].values())
+    assert told["caution"].startswith(f"{groups} groups were looked at")
+
+
+def test_without_facts_there_are_classes_and_speakers():
+    (system,) = disaggregated(record())
+    assert list(system["by"]) == ["class", "speaker"]
+    (nameless,) = disaggregated(record(speakers=False))
+    assert list(nameless["by"]) == ["class"]
+    assert nameless["by"]["class"][0]["n_speakers"] == 0
+
+
+def test_a_clip_without_facts_is_in_no_group_of_them():
+    predictions = record()
+    clips = facts(predictions)
+    (system,) = disaggregated(predictions, clips[clips["file"] != "0.wav"])
+    assert sum(group["n_clips"] for group in system["by"]["sex"]) == 359
+    assert not any(math.isnan(group["score"]) for group in system["by"]["sex"])
