@@ -52,7 +52,8 @@ def analyse(
     dict
         Of `nver.predictions.scores`, and the sections ``comparisons`` (`nver.comparison`),
         ``disaggregated`` (`nver.disaggregation`), ``calibration`` (`nver.confidence`) and
-        ``robustness`` (`nver.robustness`). Plain JSON values; an undefined one is None with its reason.
+        ``robustness`` (`nver.robustness`). Plain JSON values; an undefined one is None with its
+        reason.
 
     Raises
     ------

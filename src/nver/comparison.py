@@ -19,7 +19,7 @@ import numpy as np
 
 from nver.errors import EvaluationError
 from nver.metrics import METRICS
-from nver.pairing import paired
+from nver.pairing import Pair, paired
 from nver.predictions import ONE_SEED, Predictions, SystemEntry
 from nver.significance import (
     Interval,
@@ -30,6 +30,7 @@ from nver.significance import (
     holm,
     mcnemar,
     paired_difference,
+    paired_differences,
     permutation_test,
     plural,
     standardised_difference,
@@ -211,11 +212,27 @@ def compare(
     if metric not in METRICS:
         raise EvaluationError(f"Expected one of the metrics {', '.join(METRICS)}, got '{metric}'.")
     pair = paired(first, one, second, other)
-    measure, unit = METRICS[metric], pair.unit
-    a, b = pair.confusions
     difference = paired_difference(
-        a, b, measure, n=effort.resamples, seed=effort.seed, level=1 - alpha, unit=unit
+        *pair.confusions,
+        METRICS[metric],
+        n=effort.resamples,
+        seed=effort.seed,
+        level=1 - alpha,
+        unit=pair.unit,
     )
+    return _comparison(one, other, metric, pair, difference, effort)
+
+
+def _comparison(
+    one: SystemEntry,
+    other: SystemEntry,
+    metric: str,
+    pair: Pair,
+    difference: Interval,
+    effort: Effort,
+) -> Comparison:
+    measure, alpha = METRICS[metric], 1 - difference.level
+    a, b = pair.confusions
     test = permutation_test(a, b, measure, n=effort.swaps, seed=effort.seed)
     single = mcnemar(*pair.right) if pair.right else None
     effect = standardised_difference(a, b, measure) if single is None else cohens_g(single)
@@ -231,7 +248,7 @@ def compare(
         test,
         test.p,
         effect,
-        f"d_z over {plural(unit)}" if single is None else "Cohen's g",
+        f"d_z over {plural(pair.unit)}" if single is None else "Cohen's g",
         single,
         alpha,
         "; ".join(text for text in cautions if text),
@@ -271,10 +288,20 @@ def against(
     alpha, effort
         As in `compare`.
     """
+    others = [entry for entry in predictions.entries if entry != reference]
+    couples = [paired(predictions, reference, predictions, entry) for entry in others]
+    differences = paired_differences(
+        predictions.confusions(reference),
+        [couple.confusions[1] for couple in couples],
+        METRICS["uar"],
+        n=effort.resamples,
+        seed=effort.seed,
+        level=1 - alpha,
+        unit=predictions.unit(),
+    )
     pairs = [
-        compare(predictions, reference, predictions, entry, alpha=alpha, effort=effort)
-        for entry in predictions.entries
-        if entry != reference
+        _comparison(reference, entry, "uar", couple, difference, effort)
+        for entry, couple, difference in zip(others, couples, differences, strict=True)
     ]
     corrected = holm(np.array([pair.test.p for pair in pairs], dtype=np.float64))
     return tuple(replace(pair, p_holm=float(p)) for pair, p in zip(pairs, corrected, strict=True))

@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from nver.answers import Answers
+from nver.answers import Answers, Key
 from nver.metrics import METRICS
 from nver.predictions import Predictions, SystemEntry
-from nver.significance import FEW, Interval, cluster_bootstrap, plural
+from nver.significance import FEW, Interval, cluster_bootstraps, plural
 
 MOST = 12
 """A fact with more values than this is no division into groups; numbers are divided into bands."""
@@ -98,7 +98,7 @@ def disaggregated(
         divide the clips into groups; numbers with more values are divided into `BANDS` bands of
         about as many clips, the ``seconds`` too. None: classes and speakers alone.
     resamples, seed, level
-        Of `nver.significance.cluster_bootstrap`.
+        Of `nver.significance.cluster_bootstraps`.
 
     Returns
     -------
@@ -108,27 +108,55 @@ def disaggregated(
         groups differ) and ``caution``.
     """
     answers = predictions.answers
-    groupings = _groupings(answers, clips)
-    found = []
-    for entry in predictions.entries:
-        by = {
-            fact: [
-                _group(answers, entry, value, only, resamples, seed, level)
-                for value, only in grouping.items()
-            ]
-            for fact, grouping in groupings.items()
-        }
-        worst = [sentence for fact, groups in by.items() if (sentence := _worst(fact, groups))]
-        found.append(
-            {
-                "name": entry.name,
-                "encoders": list(entry.encoders),
-                "by": {fact: [group.to_dict() for group in groups] for fact, groups in by.items()},
-                "worst": worst,
-                "caution": _caution(sum(len(groups) for groups in by.values())),
-            }
+    entries = predictions.entries
+    draw = _Draw(answers, [entry.key for entry in entries], resamples, seed, level)
+    by = {
+        fact: [draw.groups(value, only) for value, only in grouping.items()]
+        for fact, grouping in _groupings(answers, clips).items()
+    }
+    caution = _caution(sum(len(groups) for groups in by.values()))
+    return [
+        _section(entry, {fact: [one[place] for one in groups] for fact, groups in by.items()})
+        | {"caution": caution}
+        for place, entry in enumerate(entries)
+    ]
+
+
+def _section(entry: SystemEntry, by: Mapping[str, Sequence[Group]]) -> dict[str, Any]:
+    worst = (_worst(fact, groups) for fact, groups in by.items())
+    return {
+        "name": entry.name,
+        "encoders": list(entry.encoders),
+        "by": {fact: [group.to_dict() for group in groups] for fact, groups in by.items()},
+        "worst": [sentence for sentence in worst if sentence],
+    }
+
+
+@dataclass(frozen=True, eq=False)
+class _Draw:
+    """How groups are scored, all systems at once."""
+
+    answers: Answers
+    systems: Sequence[Key]
+    resamples: int
+    seed: int
+    level: float
+
+    def groups(self, value: str, only: np.ndarray) -> list[Group]:
+        """Return one group's score by each system."""
+        answers = self.answers
+        clips, classes = int(only.sum()), len(np.unique(answers.truth[only]))
+        speakers = int(answers.clips["speaker"][only].nunique())
+        metric = "uar" if classes > 1 else "recall"
+        scores = cluster_bootstraps(
+            [answers.confusions(key, only) for key in self.systems],
+            METRICS["uar"],
+            n=self.resamples,
+            seed=self.seed,
+            level=self.level,
+            unit=answers.unit,
         )
-    return found
+        return [Group(value, clips, speakers, classes, metric, score) for score in scores]
 
 
 def _groupings(answers: Answers, clips: pd.DataFrame | None) -> dict[str, Grouping]:
@@ -194,30 +222,6 @@ def _names_labels(values: pd.Series[Any], labels: pd.Series[Any]) -> bool:
     known = values.notna().to_numpy()
     pairs = pd.DataFrame({"value": values[known].astype(str), "label": labels[known]})
     return bool((pairs.groupby("value")["label"].nunique() <= 1).all())
-
-
-def _group(
-    answers: Answers,
-    entry: SystemEntry,
-    value: str,
-    only: np.ndarray,
-    resamples: int,
-    seed: int,
-    level: float,
-) -> Group:
-    counts = answers.confusions(entry.key, only)
-    present = np.flatnonzero(counts.sum(axis=(0, 1, 3)))
-    score = cluster_bootstrap(
-        counts, METRICS["uar"], n=resamples, seed=seed, level=level, unit=answers.unit
-    )
-    return Group(
-        value,
-        int(only.sum()),
-        int(answers.clips["speaker"][only].nunique()),
-        len(present),
-        "uar" if len(present) > 1 else "recall",
-        score,
-    )
 
 
 def _worst(fact: str, groups: Sequence[Group]) -> str:

@@ -23,7 +23,7 @@ from jaxtyping import Int32
 from nver.answers import Answers, Key, code, unit_of
 from nver.errors import EvaluationError
 from nver.metrics import METRICS, per_class
-from nver.significance import Interval, Unit, cluster_bootstrap
+from nver.significance import Interval, Unit, cluster_bootstraps
 
 COLUMNS = ("clip", "file", "speaker", "label", "system", "encoders", "seed", "fold", "predicted")
 """Columns before the probabilities; ``clip`` is the content hash, ``file`` the clip's name."""
@@ -329,7 +329,7 @@ def scores(
     k : int
         Number of folds.
     level, resamples, seed
-        Of `nver.significance.cluster_bootstrap`.
+        Of `nver.significance.cluster_bootstraps`.
 
     Returns
     -------
@@ -338,13 +338,19 @@ def scores(
     """
     frame = predictions.frame
     clips = frame.drop_duplicates("file")
-    systems = []
-    interval = None
-    for entry in predictions.entries:
-        intervals, table = _system_scores(predictions, entry, level, resamples, seed)
-        if interval is None or intervals["uar"].seeds > interval.seeds:
-            interval = intervals["uar"]
-        systems.append(table)
+    counts = [predictions.confusions(entry) for entry in predictions.entries]
+    drawn = {
+        name: cluster_bootstraps(
+            counts, metric, n=resamples, seed=seed, level=level, unit=predictions.unit()
+        )
+        for name, metric in METRICS.items()
+    }
+    systems = [
+        _system_scores(entry, counts[place], predictions.labels)
+        | {name: intervals[place].to_dict() for name, intervals in drawn.items()}
+        for place, entry in enumerate(predictions.entries)
+    ]
+    interval = max(drawn["uar"], key=lambda one: one.seeds, default=None)
     return {
         "corpus": corpus,
         "folds": folds,
@@ -361,25 +367,19 @@ def scores(
 
 
 def _system_scores(
-    predictions: Predictions, entry: SystemEntry, level: float, resamples: int, seed: int
-) -> tuple[dict[str, Interval], dict[str, Any]]:
-    counts = predictions.confusions(entry)
-    unit = predictions.unit()
-    intervals = {
-        name: cluster_bootstrap(counts, metric, n=resamples, seed=seed, level=level, unit=unit)
-        for name, metric in METRICS.items()
-    }
+    entry: SystemEntry, counts: np.ndarray, labels: tuple[str, ...]
+) -> dict[str, Any]:
     seeds = counts.shape[1]
     # Divided by the seeds, the support of a class is its number of clips; the shares do not change.
-    pooled = per_class(counts.sum(axis=(0, 1)) / seeds, predictions.labels)
-    table: dict[str, Any] = {"name": entry.name, "encoders": list(entry.encoders)}
-    table |= {name: interval.to_dict() for name, interval in intervals.items()}
-    table |= {
+    pooled = per_class(counts.sum(axis=(0, 1)) / seeds, labels)
+    return {
+        "name": entry.name,
+        "encoders": list(entry.encoders),
+        **dict.fromkeys(METRICS),
         "per_class": pooled.to_dict(),
         "seconds": round(entry.seconds, 3),
         "n_seeds": seeds,
     }
-    return intervals, table
 
 
 def _about(interval: Interval, resamples: int) -> dict[str, Any]:

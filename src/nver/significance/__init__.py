@@ -1,6 +1,7 @@
 """How far scores may be trusted: intervals over speakers and seeds, and paired tests.
 
-- `nver.significance.intervals`: the interval of one score, and of a difference on the same clips;
+- `nver.significance.bootstrap`: the interval of a score, and of a difference on the same clips;
+- `nver.significance.intervals`: what an interval is, and how seeds come into it;
 - `nver.significance.paired`: permutation test, McNemar's test, effect sizes;
 - `nver.significance.multiple`: Holm's correction of a table of tests;
 - `nver.significance.power`: the smallest difference that a corpus can show.
@@ -11,15 +12,14 @@ where speakers are unknown), so thousands of resamples are one matrix product.
 
 from __future__ import annotations
 
-from nver.significance.intervals import (
-    FEW,
-    Interval,
-    Unit,
+from nver.significance.bootstrap import (
     cluster_bootstrap,
+    cluster_bootstraps,
     paired_difference,
-    plural,
+    paired_differences,
     ratio_bootstrap,
 )
+from nver.significance.intervals import FEW, Interval, Unit, plural
 from nver.significance.multiple import holm
 from nver.significance.paired import (
     McNemar,
@@ -38,11 +38,13 @@ __all__ = [
     "PermutationTest",
     "Unit",
     "cluster_bootstrap",
+    "cluster_bootstraps",
     "cohens_g",
     "detectable_difference",
     "holm",
     "mcnemar",
     "paired_difference",
+    "paired_differences",
     "permutation_test",
     "plural",
     "ratio_bootstrap",

@@ -20,7 +20,7 @@ from jaxtyping import Bool, Num
 
 from nver.errors import EvaluationError
 from nver.metrics import Margins, Metric, margins
-from nver.significance.intervals import check_paired
+from nver.significance.bootstrap import check_paired
 from nver.significance.resampling import Score, kinds_of
 
 _CELLS = 4_000_000  # numbers held at once: 32 MB

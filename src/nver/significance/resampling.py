@@ -7,7 +7,7 @@ every clip is a cluster, a few kinds of rows stand for thousands of clips.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Float64, Int64, Num
@@ -17,31 +17,53 @@ from nver.metrics import Margins, Metric, margins
 Score = Callable[[np.ndarray], np.ndarray]
 
 _CELLS = 4_000_000  # numbers held at once while resampling: 32 MB
+_FEW = 200  # with no more clusters, looking for equal ones costs more than it saves
 
 
 def score_of(
-    confusions: Num[np.ndarray, "clusters *seeds classes classes"],
+    sides: Sequence[Num[np.ndarray, "..."]],
     metric: Metric | Callable[[np.ndarray], np.ndarray],
 ) -> tuple[Float64[np.ndarray, "clusters columns"], Score]:
     """Return one row per cluster, and what turns sums of rows into a score for each seed.
 
-    The second returns ``[draws, seeds]`` from ``[draws, columns]``; all axes between the first and
-    the last two count as seeds. The metrics of `nver.metrics` need the margins only; any other
-    callable is given whole matrices.
+    `sides` are counts ``[clusters, ..., classes, classes]`` of the same clusters; all axes between
+    count as seeds, and those of all sides stand one after the other. The second result returns
+    ``[draws, seeds]`` from ``[draws, columns]``. The metrics of `nver.metrics` need the margins
+    only; any other callable is given whole matrices.
     """
-    clusters, classes = len(confusions), confusions.shape[-1]
-    counts = confusions.reshape(clusters, -1, classes, classes)
+    classes = sides[0].shape[-1]
+    seeded = [side.reshape(len(side), -1, classes, classes) for side in sides]
     if not isinstance(metric, Metric):
+        counts = np.concatenate(seeded, axis=1).astype(np.float64)
         shape = counts.shape[1:]
-        rows = counts.reshape(clusters, -1).astype(np.float64)
+        rows = counts.reshape(len(counts), -1)
         return rows, lambda sums: np.asarray(metric(sums.reshape(len(sums), *shape)))
-    found = np.stack(margins(counts), axis=1)  # [clusters, 3, seeds, classes]
-    shape = found.shape[1:]
+    found = Margins(
+        *(np.concatenate(part, axis=1) for part in zip(*map(margins, seeded), strict=True))
+    )
+    if metric.linear and (found.true == found.true[:, :1]).all():
+        return _linear(found, metric)
+    table = np.stack(found, axis=1)  # [clusters, 3, seeds, classes]
+    shape = table.shape[1:]
 
     def score(sums: np.ndarray) -> np.ndarray:
         return metric.function(Margins(*np.moveaxis(sums.reshape(len(sums), *shape), 1, 0)))
 
-    return found.reshape(clusters, -1), score
+    return table.reshape(len(table), -1), score
+
+
+def _linear(found: Margins, metric: Metric) -> tuple[np.ndarray, Score]:
+    """Return the same for a score that asks for hits and truth alone, the truth kept once."""
+    clusters, *shape = found.hits.shape
+    rows = np.concatenate([found.hits.reshape(clusters, -1), found.true[:, 0]], axis=1)
+    width = rows.shape[1] - shape[-1]
+
+    def score(sums: np.ndarray) -> np.ndarray:
+        hits = sums[:, :width].reshape(len(sums), *shape)
+        true = np.broadcast_to(sums[:, None, width:], hits.shape)
+        return metric.function(Margins(hits, true, np.broadcast_to(np.nan, hits.shape)))
+
+    return rows, score
 
 
 def kinds_of(
@@ -58,13 +80,21 @@ def resampled(
     rows: Num[np.ndarray, "clusters columns"], score: Score, n: int, seed: int
 ) -> Float64[np.ndarray, "draws seeds"]:
     """Return the scores of `n` resamples of as many clusters as there are."""
-    kinds, times, which = kinds_of(rows)
+    if n == 0:
+        return np.empty((0, score(rows[:1]).shape[1]))
+    kinds, times, which = rows, np.ones(len(rows)), np.arange(len(rows))
+    if len(rows) > _FEW:
+        kinds, times, which = kinds_of(rows)
+    # Whole numbers below 2^24 are exact in float32, and summed twice as fast.
+    exact = (kinds == np.rint(kinds)).all() and len(rows) * np.abs(kinds).max() < 2**24
+    kinds = kinds.astype(np.float32 if exact else np.float64)
     rng = np.random.default_rng(seed)
-    step = max(1, _CELLS // max(kinds.size, len(rows)))
+    step = max(1, _CELLS // max(*kinds.shape, len(rows)))
     scores = []
     for start in range(0, n, step):
         size = min(step, n - start)
-        scores.append(score(_weights(rng, times, which, size) @ kinds.astype(np.float64)))
+        sums = _weights(rng, times, which, size).astype(kinds.dtype) @ kinds
+        scores.append(score(sums.astype(np.float64)))
     return np.concatenate(scores)
 
 
