@@ -1,0 +1,68 @@
+"""What intervals and tests promise, kept in simulated corpora whose truth is known.
+
+Seeds are fixed, so a test gives the same count each time. Each bound is the promise plus the
+sampling error of that many corpora (three standard errors of a binomial share): 500 corpora at .95
+have a standard error of .0097.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from bench.simulated_corpora import counts, true_uar
+
+from nver.metrics import METRICS
+from nver.significance import cluster_bootstrap, paired_difference, permutation_test
+
+UAR = METRICS["uar"]
+CORPORA = 500
+
+
+def within(share, low, high, corpora=CORPORA):
+    """Return whether a share lies between two promised ones, up to sampling error."""
+    lowest, highest = (
+        bound + sign * 3 * math.sqrt(bound * (1 - bound) / corpora)
+        for bound, sign in ((low, -1), (high, 1))
+    )
+    return lowest <= share <= highest
+
+
+@pytest.mark.parametrize(
+    ("speakers", "classes", "seeds", "luck"), [(20, 6, 1, 0.0), (40, 12, 1, 0.0), (20, 6, 3, 0.1)]
+)
+def test_intervals_cover_the_truth(speakers, classes, seeds, luck):
+    truth = true_uar(luck, draws=400_000)
+    rng = np.random.default_rng(0)
+    covered = 0
+    for seed in range(CORPORA):
+        (table,) = counts(rng, speakers, classes, seeds, luck)
+        interval = cluster_bootstrap(table, UAR, n=300, seed=seed)
+        covered += interval.low <= truth <= interval.high
+    assert within(covered / CORPORA, 0.93, 0.97)
+
+
+@pytest.mark.parametrize("speakers", [8, 20, 40])
+def test_equally_good_systems_are_rarely_told_apart(speakers):
+    rng = np.random.default_rng(1)
+    found = 0
+    for seed in range(CORPORA):
+        one, other = counts(rng, speakers, 6, 1, systems=2)
+        found += permutation_test(one, other, UAR, n=499, seed=seed).p <= 0.05
+    assert within(found / CORPORA, 0.03, 0.06)
+
+
+def test_without_the_seeds_variance_lucky_trainings_look_like_better_systems():
+    # Three seeds each of two equal systems whose trainings differ: swapping speakers knows nothing
+    # of that, the interval does, and both must agree for a difference to be called one.
+    rng = np.random.default_rng(2)
+    found = np.zeros(2)
+    for seed in range(200):
+        one, other = counts(rng, 40, 6, 3, 0.15, systems=2)
+        p = permutation_test(one, other, UAR, n=499, seed=seed).p
+        interval = paired_difference(one, other, UAR, n=300, seed=seed)
+        found += [p <= 0.05, p <= 0.05 and not interval.low <= 0 <= interval.high]
+    alone, both = found / 200
+    assert alone > 0.15
+    assert within(both, 0.0, 0.06, corpora=200)
