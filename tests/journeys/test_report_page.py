@@ -144,7 +144,9 @@ def cell(page, pane: str, row: int, column: int) -> tuple[float, float]:
 def test_a_cell_names_its_clips_and_they_are_heard(visit, report) -> None:
     page = visit(report)
     page.mouse.move(*cell(page, "#pane-a", 0, 0))
-    assert page.locator("#tip").inner_text().startswith("anger, recognised: ")
+    told = page.locator("#tip").inner_text().splitlines()
+    assert told[0].startswith("anger, recognised: ")
+    assert told[1].endswith(".wav")
     alone(page, report)  # pointing asks for nothing
     page.mouse.click(*cell(page, "#pane-a", 0, 0))
     shown = page.locator("#card-list li")

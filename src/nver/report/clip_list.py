@@ -25,6 +25,9 @@ from nver.report.tables import SystemScore
 LISTED = 6000
 """With more clips than this, the cells of the matrices name none: the page would grow too large."""
 
+ANSWERS = 600_000
+"""Most predictions in the page; the cells of the systems behind name no clips."""
+
 FIRST_CODE = 0x100
 """A label is one character of a string, counted from here: far from quotes and from markup."""
 
@@ -121,7 +124,7 @@ def clip_list(
         "truth": [codes[label] for label in clips["label"]],
         "people": people,
         "speakers": [numbers[whose[file]] for file in files] if whose else [],
-        "systems": [_answers(record, system, place, codes) for system in shown] if listed else [],
+        "systems": _systems(record, shown, place, codes) if listed else [],
         "maps": _maps(record, place),
         "plans": [_plan(plan, place) for plan in plans],
         "sounds": sounds,
@@ -133,6 +136,21 @@ def clip_list(
 def _drawn(record: RunRecord, plans: Sequence[Plan]) -> set[str]:
     drawn = {file for plan in plans for file in plan.files}
     return drawn if record.projection is None else drawn | set(record.projection["file"])
+
+
+def _systems(
+    record: RunRecord,
+    shown: Iterable[SystemScore],
+    place: Mapping[str, int],
+    codes: Mapping[str, int],
+) -> list[list[str]]:
+    """Return the predictions of each system, [] for those that no longer fit."""
+    systems: list[list[str]] = []
+    room = ANSWERS
+    for system in shown:
+        room -= len(place) * int(record.parts[system.key]["seed"].nunique())
+        systems.append(_answers(record, system, place, codes) if room >= 0 else [])
+    return systems
 
 
 def _answers(

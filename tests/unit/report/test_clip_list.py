@@ -120,6 +120,12 @@ def test_cells_of_a_large_corpus_name_no_clips(run, monkeypatch):
     assert set(clips.files) == drawn
 
 
+def test_the_page_has_room_for_so_many_predictions(run, monkeypatch):
+    monkeypatch.setattr(room, "ANSWERS", 2 * 72 + 10)
+    _, clips = listed(run)
+    assert [len(strings) for strings in clips.data["systems"]] == [1, 1, 0, 0, 0]
+
+
 def test_citations_are_bibtex(run):
     text = bibtex(read_record(run))
     assert text.count("@") == 3  # nver, the method, the corpus; the encoders state none

@@ -1,6 +1,6 @@
 // Which clips are a point, a cell: pointing names them, a tap or Enter lists them to be played.
 const clips = JSON.parse(document.getElementById("clips").textContent);
-const FIRST_CODE = 0x100, NEAR = 14, LISTED = 30;
+const FIRST_CODE = 0x100, NEAR = 14, LISTED = 30, NAMED = 4;
 const tip = document.getElementById("tip"), card = document.getElementById("card");
 const player = document.getElementById("player"), note = document.getElementById("card-note");
 const percent = (part, whole) => (whole ? Math.round((100 * part) / whole) : 0) + " %";
@@ -39,7 +39,11 @@ const kinds = {
       }
     }
     const what = row === column ? `${clips.labels[row]}, recognised` : `${clips.labels[row]} taken for ${clips.labels[column]}`;
-    return { title: answers.length ? `${what}: ${hits} (${percent(hits, total)})` : what, clips: [...found.keys()] };
+    const heading = answers.length ? `${what}: ${hits} (${percent(hits, total)})` : what;
+    const names = [...found.keys()].slice(0, NAMED).map(named);
+    if (found.size > NAMED) names.push(`and ${found.size - NAMED} more`);
+    const often = (clip) => (answers.length > 1 ? `, in ${found.get(clip)} of ${answers.length} trainings` : "");
+    return { title: [heading, ...names].join("\n"), heading, clips: [...found.keys()], often };
   }),
   plan: (svg) => grid(svg, (row, column) => {
     const plan = clips.plans[svg.closest("[data-number]").dataset.number];
@@ -96,7 +100,7 @@ const list = (spot) => {
   document.getElementById("card-title").textContent = spot.heading ?? spot.title.split("\n")[0];
   const lines = spot.clips.slice(0, LISTED).map((clip) => {
     const line = document.createElement("li"), name = document.createElement("span");
-    name.textContent = `${named(clip)} (${about(clip)})`;
+    name.textContent = `${named(clip)} (${about(clip)}${spot.often?.(clip) ?? ""})`;
     if (address(clip) !== undefined) {
       const button = document.createElement("button");
       button.textContent = "Play";
