@@ -209,13 +209,13 @@ def test_images_are_attended_to_as_tokens_of_their_own(encoders):
         torch.testing.assert_close(a, b, atol=1e-11, rtol=1e-9)
 
 
-def test_attention_weights_survive_as_if_every_copy_stood_alone():
+def test_attention_weights_survive_as_if_every_copy_of_a_key_stood_alone():
     """0.9 of a single key's weights, and of two copies 0, 1 or 2 with binomial chances."""
     layer = SelfAttention(16, (2, 0, 1, 3, 1, 0)).double()
     every = torch.arange(-(2**15), 2**15).to(torch.int16)
     bits = every.view(1, -1, 1).expand(1, 65536, layer.units)
-    survivors = layer._survivors(Batch(None, lambda _: bits))
-    assert survivors.shape == (1, HEADS, 6, 4, 65536)
+    survivors = layer.drop(Batch(None, lambda _: bits)).factors(torch.empty(0, dtype=F64))
+    assert survivors.shape == (1, HEADS, 4, 4, 65536)
     for key, copies in enumerate((2, 2, 1, 1)):
         values, counts = survivors[0, 0, 0, key].unique(return_counts=True)
         chances = [DROPOUT, 1 - DROPOUT]
@@ -224,6 +224,25 @@ def test_attention_weights_survive_as_if_every_copy_stood_alone():
         assert (counts / 65536).tolist() == pytest.approx(chances, abs=2e-5)
         scale = copies * (1 - DROPOUT)
         assert values.tolist() == pytest.approx([n / scale for n in range(copies + 1)])
+
+
+@pytest.mark.parametrize("encoders", [2, 3])
+def test_loops_and_torch_drop_the_same_weights(monkeypatch, encoders):
+    with seeded(0):
+        layer = SelfAttention(16, token_copies(encoders)).double()
+    generator = torch.Generator().manual_seed(0)
+    bits = torch.randint(-(2**15), 2**15, (1, 3, layer.units), generator=generator)
+    batch = Batch(None, lambda _: bits.to(torch.int16))
+    x = _random(encoders**2, 3, 16).requires_grad_()
+    found = []
+    for work in (True, False):
+        monkeypatch.setattr(attention_core, "loops_work", lambda _, work=work: work)
+        out = layer(x, batch)
+        inputs = [x, *layer.parameters()]
+        found.append((out, *torch.autograd.grad(out, inputs, _random(*out.shape, seed=1))))
+    assert not torch.allclose(found[0][0], layer(x))
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-12, rtol=1e-10)
 
 
 @pytest.mark.parametrize("branch", ["fcn", "cnn"])

@@ -1,8 +1,8 @@
 """Self-attention among a clip's few tokens, shared by the fusions that have it.
 
-MATA repeats tokens: of its six, x_a and x_b come twice. Equal tokens have equal queries, keys and
-values, so these are computed once; a key that stands c times counts c times in the softmax.
-Attention weights are dropped as if every copy stood alone (see `SelfAttention`).
+MATA repeats tokens: of its six, x_a and x_b come twice. Equal tokens see the same and stay equal,
+so all is computed once; a key that stands c times counts c times in the softmax. Dropout keeps it
+so (see `SelfAttention`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nver.fusion.attention_core import HEADS, attend
+from nver.fusion.attention_core import HEADS, Drop, attend
 from nver.fusion.residual import add_and_norm
 from nver.heads import Batch, LayerNorm, Linear, Random
 from nver.heads.layers import LEVELS
@@ -46,8 +46,9 @@ class Image(NamedTuple):
 class SelfAttention(Random):
     """Multi-head self-attention over tokens, residual, LayerNorm (Vaswani et al. 2017).
 
-    A weight among T tokens is dropped with probability 0.1. Of the c copies of a key, each with the
-    same weight, a binomial number of c survives: this number is drawn, not each copy's fate.
+    A weight is dropped with probability 0.1. Of the c copies of a key, each with the same weight, a
+    binomial number of c survives: this number is drawn, not each copy's fate. The copies of a query
+    share what survives, so that they stay equal in training too.
 
     Parameters
     ----------
@@ -64,18 +65,17 @@ class SelfAttention(Random):
 
     def __init__(self, width: int, copies: Sequence[int]) -> None:
         distinct = max(copies) + 1
-        super().__init__(HEADS * len(copies) * distinct)
+        super().__init__(HEADS * distinct * distinct)
         counted = Counter(copies)
         counts = [counted[kind] for kind in range(distinct)]
-        self.distinct = distinct
         self.inner = Linear(width, 3 * width)
         self.outer = Linear(width, width)
         self.norm = LayerNorm(width)
         shared = {
             "kinds": torch.tensor(copies),
-            "log_counts": torch.tensor(counts, dtype=torch.float64).log().unsqueeze(-1),
+            "log_counts": torch.tensor(counts, dtype=torch.float64).log(),
             "levels": _levels(counts),
-            "shares": torch.tensor([1 / (count * (1 - DROPOUT)) for count in counts]).unsqueeze(-1),
+            "shares": torch.tensor([1 / (count * (1 - DROPOUT)) for count in counts]),
         }
         for name, values in shared.items():
             self.register_buffer(name, values, persistent=False)
@@ -99,26 +99,20 @@ class SelfAttention(Random):
             parts, maps = ([part.unsqueeze(0) for part in some] for some in (parts, maps))
         rows, norm = parts[0], parts[5:]
         moves = [(image.token, image.source) for image in images]
-        dropped = self._survivors(batch)
-        joined = attend(rows, parts[1:5], self.kinds, self.log_counts, dropped, moves, maps)
+        joined = attend(rows, parts[1:5], self.log_counts, self.drop(batch), moves, maps)
         out = add_and_norm(rows, joined, self.kinds, *norm)
         return out.squeeze(0) if single else out
 
-    def _survivors(self, batch: Batch | None) -> Tensor | None:
-        """Return each key's surviving share over 1 - 0.1, [members, heads, tokens, keys, clips]."""
+    def drop(self, batch: Batch | None) -> Drop | None:
+        """Return what decides which weights survive; None if all do."""
         if batch is None or batch.bits is None:
             return None
-        bits = batch.bits(self).mT.contiguous()
-        bits = bits.view(len(bits), HEADS, len(self.kinds), self.distinct, -1)
-        survivors = (bits > self.levels[0]).to(self.shares.dtype)
-        for level in self.levels[1:]:
-            survivors += bits > level
-        return survivors.mul_(self.shares)
+        return Drop(batch.bits(self), self.levels, self.shares)
 
 
 def _levels(counts: Sequence[int]) -> Tensor:
-    """Return int16 levels [most copies, keys, 1]: P(bits > level r) = P(more than r survive)."""
-    levels = torch.full((max(counts), len(counts), 1), LEVELS // 2 - 1, dtype=torch.int16)
+    """Return int16 levels [most copies, keys]: P(bits > level r) = P(more than r survive)."""
+    levels = torch.full((max(counts), len(counts)), LEVELS // 2 - 1, dtype=torch.int16)
     for key, count in enumerate(counts):
         at_most = 0.0
         for survive in range(count):

@@ -22,14 +22,13 @@ def add_and_norm(
     weight: Float[Tensor, "members width"],
     bias: Float[Tensor, "members width"],
 ) -> Float[Tensor, "members tokens clips width"]:
-    """Return LayerNorm(x[kinds] + joined); `rows` are tokens times clips."""
+    """Return LayerNorm(x + joined) of token number kinds[t]; `rows` are distinct times clips."""
+    joined = joined.view(x.shape)
     if x.device.type == "cpu" and loops_work(x.dtype):
         out: Tensor = _AddAndNorm.apply(x, joined, kinds, weight, bias)  # type: ignore[no-untyped-call]
         return out
-    tokens = x.index_select(1, kinds)
-    whole = tokens + joined.view_as(tokens)
-    normed = torch.nn.functional.layer_norm(whole, whole.shape[-1:], eps=EPS)
-    return torch.addcmul(bias[:, None, None], normed, weight[:, None, None])
+    normed = torch.nn.functional.layer_norm(x + joined, x.shape[-1:], eps=EPS)
+    return torch.addcmul(bias[:, None, None], normed, weight[:, None, None])[:, kinds]
 
 
 @final
@@ -40,27 +39,25 @@ class _AddAndNorm(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, joined: Tensor, kinds: Tensor, weight: Tensor, bias: Tensor
     ) -> Tensor:
-        members, _, clips, width = x.shape
-        joined = joined.view(members, len(kinds), clips, width)
+        members, distinct, clips, width = x.shape
         out = x.new_empty(members, clips, len(kinds), width)
-        normed, scale = torch.empty_like(joined), x.new_empty(members, len(kinds), clips)
+        normed, scale = torch.empty_like(joined), x.new_empty(members, distinct, clips)
         given = (x.contiguous(), joined, kinds, weight.contiguous(), bias.contiguous())
         eps = x.new_tensor(EPS).numpy()[()]
         made = (out.numpy(), normed.numpy(), scale.numpy())
         loops.add_and_norm(*(part.numpy() for part in given), eps, *made)
         ctx.save_for_backward(kinds, weight, normed, scale)
-        ctx.shape = x.shape
         return out.transpose(1, 2)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         kinds, weight, normed, scale = ctx.saved_tensors
-        d_x, d_joined = gradient.new_zeros(ctx.shape), torch.empty_like(normed)
+        d_x = torch.empty_like(normed)
         d_weight, d_bias = torch.zeros_like(weight), torch.zeros_like(weight)
         given = (gradient.transpose(1, 2).contiguous(), kinds, weight.contiguous(), normed, scale)
-        made = (d_x, d_joined, d_weight, d_bias)
+        made = (d_x, d_weight, d_bias)
         loops.add_and_norm_back(*(part.numpy() for part in (*given, *made)))
-        return d_x, d_joined.flatten(1, 2), None, d_weight, d_bias
+        return d_x, d_x, None, d_weight, d_bias
 
 
 @cache
@@ -71,7 +68,7 @@ def loops_work(dtype: torch.dtype) -> bool:
         one = torch.ones(1, 1, 1, 1, dtype=dtype, requires_grad=True)
         flat, kinds = torch.ones(1, 1, dtype=dtype), torch.zeros(1, dtype=torch.int64)
         with torch.enable_grad():
-            out = _AddAndNorm.apply(one, one.detach()[0], kinds, flat, flat)  # type: ignore[no-untyped-call]
+            out = _AddAndNorm.apply(one, one.detach(), kinds, flat, flat)  # type: ignore[no-untyped-call]
             out.sum().backward()
 
     return run("LayerNorm", once)
