@@ -157,16 +157,27 @@ class Companions(Coupling):
         return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
 
     def _move_some(self, latents: Latents) -> Moved:
-        clouds = [
-            torch.cat([x.unsqueeze(1), held.expand(len(x), -1, -1)], dim=1)
-            for x, held in zip(latents, self.references, strict=True)
-        ]
+        """Solve one problem per clip, the clip in its first row and column, and read these two."""
         moved = {}
-        for i, j in combinations(range(len(clouds)), 2):
-            plan = self.settings.solve(normalised_cost(clouds[i], clouds[j]))
-            moved[i, j] = plan.apply(clouds[j])[:, 0]
-            moved[j, i] = plan.transpose.apply(clouds[i])[:, 0]
+        for i, j in combinations(range(len(latents)), 2):
+            (x, y), (held_x, held_y) = ((part[i], part[j]) for part in (latents, self.references))
+            cost = self._cost(x, y, pairwise_cost(held_x, held_y), held_x, held_y)
+            found = self.settings.solve(cost / cost_scale(cost))
+            row, column = found.plan[:, 0], found.plan[:, :, 0]
+            to_x = row[:, :1] * y + row[:, 1:] @ held_y
+            to_y = column[:, :1] * x + column[:, 1:] @ held_x
+            moved[i, j] = to_x / found.source[:, :1]
+            moved[j, i] = to_y / found.target[:, :1]
         return moved
+
+    @staticmethod
+    def _cost(x: Tensor, y: Tensor, held: Tensor, held_x: Tensor, held_y: Tensor) -> Tensor:
+        """Return the costs [clips, 1 + companions, 1 + companions]; `held` are those of all."""
+        own = pairwise_cost(x.unsqueeze(1), y.unsqueeze(1))
+        row = torch.cat([own, pairwise_cost(x, held_y).unsqueeze(1)], dim=2)
+        column = pairwise_cost(y, held_x).unsqueeze(2)
+        rest = torch.cat([column, held.expand(len(x), -1, -1)], dim=2)
+        return torch.cat([row, rest], dim=1)
 
 
 @final
