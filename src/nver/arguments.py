@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from nver.parsing import Parser, positive, share
 from nver.protocols import PROTOCOLS
-from nver.registry import nearest
 
 FORMATS = ("html", "md", "latex", "json")
 """What ``nver report --format`` makes, the default first."""
+
+ERROR_RATE = 0.1
+"""Of conformal sets, where ``--error-rate`` is not given."""
 
 TRIALS = 16
 """Settings that ``--tune`` tries when it is not told how many."""
@@ -20,32 +22,11 @@ EMBEDDED = 20
 """Megabytes of clips that ``--embed-audio`` puts into the page when it is not told how many."""
 
 
-class _Parser(argparse.ArgumentParser):
-    """argparse, with the nearest known name for a command or option that it does not know."""
-
-    def error(self, message: str) -> NoReturn:
-        parsers: list[argparse.ArgumentParser] = [self]
-        known: list[str] = []
-        for parser in parsers:
-            for action in parser._actions:
-                known += action.option_strings
-                if isinstance(action, argparse._SubParsersAction):
-                    known += action.choices
-                    parsers += action.choices.values()
-        words = message.replace(",", " ").replace("'", " ").split()
-        for word in words:
-            guess = nearest(word, known)
-            if word not in known and guess and word in sys.argv:
-                message += f". Did you mean '{guess}'?"
-                break
-        super().error(message)
-
-
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line; the command's name is its `command`."""
     from nver import __version__
 
-    whole = _Parser(
+    whole = Parser(
         prog="nver",
         description="Which emotion does a laugh, a cry, a scream or a sigh express?",
         epilog="First result in two minutes: nver demo. "
@@ -55,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
     whole.add_argument("--debug", action="store_true", help="show the traceback of an error")
     whole.set_defaults(debug=False)
     commands = whole.add_subparsers(
-        dest="command", metavar="COMMAND", required=True, parser_class=_Parser
+        dest="command", metavar="COMMAND", required=True, parser_class=Parser
     )
 
     _demo_command(commands)
@@ -83,7 +64,7 @@ def _demo_command(commands: Any) -> None:
     )
     demo.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="RUN")
     demo.add_argument(
-        "--jobs", type=_positive, metavar="N", help="processes (default: one per core)"
+        "--jobs", type=positive, metavar="N", help="processes (default: one per core)"
     )
 
 
@@ -186,7 +167,7 @@ def _evaluate_command(commands: Any) -> None:
     evaluate.add_argument(
         "--tune",
         nargs="?",
-        type=_positive,
+        type=positive,
         const=TRIALS,
         metavar="N",
         help="search learning rate, dropout and eps of each network in each fold, inside its "
@@ -205,7 +186,7 @@ def _evaluate_command(commands: Any) -> None:
         help="how networks are trained: nver's recipe (default), or the paper's",
     )
     evaluate.add_argument(
-        "--jobs", type=_positive, metavar="N", help="processes (default: one per core)"
+        "--jobs", type=positive, metavar="N", help="processes (default: one per core)"
     )
     evaluate.add_argument(
         "--device",
@@ -245,6 +226,14 @@ def _report_command(commands: Any) -> None:
         const=EMBEDDED,
         metavar="MB",
         help=f"put clips into the page, up to this size (default {EMBEDDED})",
+    )
+    report.add_argument(
+        "--error-rate",
+        type=share,
+        default=ERROR_RATE,
+        metavar="RATE",
+        help="how often a conformal set may miss the true label, between 0 and 1 (default "
+        f"{ERROR_RATE}); needs a run with --calibrate",
     )
 
 
@@ -326,13 +315,13 @@ def _reproduce_command(commands: Any) -> None:
         default="paper",
         help="how networks are trained: the paper's recipe (default), or nver's",
     )
-    reproduce.add_argument("-k", type=_positive, default=5, metavar="K", help="folds (default 5)")
+    reproduce.add_argument("-k", type=positive, default=5, metavar="K", help="folds (default 5)")
     reproduce.add_argument(
-        "--seeds", type=_positive, default=1, metavar="N", help="trainings per network (default 1)"
+        "--seeds", type=positive, default=1, metavar="N", help="trainings per network (default 1)"
     )
     reproduce.add_argument("--allow-leak", action="store_true", help="as in evaluate")
     reproduce.add_argument(
-        "--jobs", type=_positive, metavar="N", help="processes (default: one per core)"
+        "--jobs", type=positive, metavar="N", help="processes (default: one per core)"
     )
     reproduce.add_argument("--dry-run", action="store_true", help="print the plan and stop")
     reproduce.add_argument(
@@ -348,11 +337,11 @@ def _fold_options(parser: argparse.ArgumentParser) -> None:
         + ". Default: speaker where speakers are known, else random",
     )
     parser.add_argument(
-        "-k", type=_positive, default=5, metavar="K", help="number of folds (default 5)"
+        "-k", type=positive, default=5, metavar="K", help="number of folds (default 5)"
     )
     parser.add_argument(
         "--seeds",
-        type=_positive,
+        type=positive,
         default=1,
         metavar="N",
         help="trainings per neural system (default 1)",
@@ -389,11 +378,5 @@ def _encoder_options(parser: argparse.ArgumentParser) -> None:
         "address or a short name) and its options; or hf:ORG/NAME, or FILE.py:CLASS; repeatable",
     )
     parser.add_argument(
-        "--batch-size", type=_positive, default=32, metavar="N", help="clips a batch (default 32)"
+        "--batch-size", type=positive, default=32, metavar="N", help="clips a batch (default 32)"
     )
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1, got '{text}'")
-    return int(text)

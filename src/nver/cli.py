@@ -107,7 +107,7 @@ def _report(arguments: argparse.Namespace) -> int:
             raise SettingsError(
                 "The page stands in its run folder; --out is for --format md, latex and json."
             )
-        rescore(arguments.run_folder)
+        rescore(arguments.run_folder, error_rate=arguments.error_rate)
         page = write_report(
             arguments.run_folder, paths=arguments.paths, megabytes=arguments.embed_audio
         )
@@ -116,7 +116,7 @@ def _report(arguments: argparse.Namespace) -> int:
     from nver.report.formats import FORMATS
     from nver.report.record import read_record
 
-    rescore(arguments.run_folder)
+    rescore(arguments.run_folder, error_rate=arguments.error_rate)
     text = FORMATS[arguments.format](read_record(arguments.run_folder))
     if arguments.out:
         arguments.out.write_text(text, encoding="utf-8")

@@ -123,3 +123,23 @@ def test_a_bar_tells_what_is_done_and_the_time_left(monkeypatch) -> None:
 def test_tune_takes_a_number_or_none(given: list[str], tune: int | None) -> None:
     argv = ["evaluate", "synthetic", "-e", "spectral", *given, "--out", "run"]
     assert cli._settings(parser().parse_args(argv)).tune == tune
+
+
+def test_the_error_rate_of_sets_reaches_the_analysis(monkeypatch, tmp_path) -> None:
+    from nver import analysis, report
+    from nver.confidence import ERROR_RATE
+
+    asked = []
+    monkeypatch.setattr(analysis, "rescore", lambda folder, error_rate: asked.append(error_rate))
+    monkeypatch.setattr(report, "write_report", lambda folder, **_: tmp_path)
+    for given in ([], ["--error-rate", "0.25"]):
+        assert cli.main(["report", str(tmp_path), *given]) == cli.DONE
+    assert asked == [ERROR_RATE, 0.25]
+
+
+@pytest.mark.parametrize("given", ["0", "1", "5", "ten"])
+def test_an_error_rate_is_a_share(given: str, capsys) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parser().parse_args(["report", "run", "--error-rate", given])
+    assert ended.value.code == cli.USAGE
+    assert f"expected a number between 0 and 1, got '{given}'" in capsys.readouterr().err

@@ -1,0 +1,49 @@
+"""argparse that guesses what was meant, and the numbers that options take."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import NoReturn
+
+from nver.registry import nearest
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, with the nearest known name for a command or option that it does not know."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the message, and what was probably meant; end with exit code 2."""
+        parsers: list[argparse.ArgumentParser] = [self]
+        known: list[str] = []
+        for parser in parsers:
+            for action in parser._actions:
+                known += action.option_strings
+                if isinstance(action, argparse._SubParsersAction):
+                    known += action.choices
+                    parsers += action.choices.values()
+        words = message.replace(",", " ").replace("'", " ").split()
+        for word in words:
+            guess = nearest(word, known)
+            if word not in known and guess and word in sys.argv:
+                message += f". Did you mean '{guess}'?"
+                break
+        super().error(message)
+
+
+def share(text: str) -> float:
+    """Return a number between 0 and 1, the ends excluded."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0.0 < value < 1.0:
+        raise argparse.ArgumentTypeError(f"expected a number between 0 and 1, got '{text}'")
+    return value
+
+
+def positive(text: str) -> int:
+    """Return a whole number from 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1, got '{text}'")
+    return int(text)
