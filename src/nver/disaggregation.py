@@ -11,8 +11,8 @@ interval, say so where it rests on few clusters, and count how many groups were 
 
 from __future__ import annotations
 
-import itertools
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -36,7 +36,7 @@ OWN = ("clip", "file", "path", "label", "speaker")
 DIVISIONS = ("fold", "folds", "split", "partition", "part", "set", "subset")
 """Facts with such a name are of the evaluation, not of the clips."""
 
-SECONDS = "seconds"
+AGE = re.compile(r"(?i)(^|[^a-z])age([^a-z]|$)")
 
 Grouping = Mapping[str, "np.ndarray"]
 """Value -> which clips have it, bool [clips]."""
@@ -168,9 +168,12 @@ def _groupings(answers: Answers, clips: pd.DataFrame | None) -> dict[str, Groupi
         for name in rows.columns:
             if name in OWN or str(name).lower() in DIVISIONS:
                 continue
-            banded = _bands(rows[name])
-            if banded is not None and not _names_labels(banded, labels):
-                groupings[str(name)] = _by_value(banded)
+            banded = _bands(str(name), rows[name])
+            if banded is None or _names_labels(banded, labels):
+                continue
+            grouping = _by_value(banded)
+            if not any(_same(grouping, known) for known in groupings.values()):
+                groupings[str(name)] = grouping
     if speakers.nunique() > 1:
         groupings["speaker"] = _by_value(speakers)
     return groupings
@@ -186,35 +189,43 @@ def _by_value(values: pd.Series[Any], order: Sequence[str] | None = None) -> Gro
     return {value: only for value, only in parts.items() if only.any()}
 
 
-def _bands(values: pd.Series[Any]) -> pd.Series[Any] | None:
+def _bands(name: str, values: pd.Series[Any]) -> pd.Series[Any] | None:
     """Return a fact as 2 to `MOST` groups; None where it makes none."""
-    known = values.dropna()
-    few = known.nunique()
+    few = values.dropna().nunique()
     if few < 2:
         return None
-    if pd.api.types.is_numeric_dtype(known) and not pd.api.types.is_bool_dtype(known):
-        numbers = values.astype(float).reset_index(drop=True)
-        if few > MOST:
-            return _quartiles(numbers)
-        order = [f"{value:g}" for value in sorted(known.astype(float).unique())]
-        texts = numbers.map(lambda value: f"{value:g}", na_action="ignore").astype(object)
-        return texts.astype(pd.CategoricalDtype(order))
-    if few > MOST:
-        return None
-    return values.reset_index(drop=True).map(str, na_action="ignore").astype(object)
+    numbers = pd.to_numeric(values, errors="coerce").astype(float).reset_index(drop=True)
+    if not (numbers.isna().to_numpy() == values.isna().to_numpy()).all():
+        texts = values.reset_index(drop=True).map(str, na_action="ignore").astype(object)
+        return texts if few <= MOST else None
+    known = np.unique(numbers.dropna())
+    if len(known) > MOST:
+        # Many whole numbers are codes or counters, unless they are ages.
+        whole = (known == np.rint(known)).all() and not AGE.search(name)
+        return None if whole else _quartiles(numbers)
+    order = [f"{value:g}" for value in known]
+    texts = numbers.map(lambda value: f"{value:g}", na_action="ignore").astype(object)
+    return texts.astype(pd.CategoricalDtype(order))
 
 
 def _quartiles(numbers: pd.Series[float]) -> pd.Series[Any] | None:
+    """Return `BANDS` bands of about as many clips, named after the least and greatest in them."""
     ends = np.unique(np.nanquantile(numbers, np.linspace(0, 1, BANDS + 1)))
-    if len(ends) < 3:
-        return None
-    names = [f"{low:.3g} to {high:.3g}" for low, high in itertools.pairwise(ends)]
-    if len(set(names)) < len(names):
-        return None
     places = np.searchsorted(ends[1:-1], numbers, side="left")
+    known = numbers.notna().to_numpy()
+    parts = [numbers[known & (places == place)] for place in range(len(ends) - 1)]
+    names = [f"{part.min():.3g} to {part.max():.3g}" for part in parts]
+    if len(set(names)) < max(2, len(names)):
+        return None
     named = np.array(names, dtype=object)[places]
-    named[numbers.isna()] = None
+    named[~known] = None
     return pd.Series(pd.Categorical(named, names))
+
+
+def _same(one: Grouping, other: Grouping) -> bool:
+    """Return whether two facts divide the clips alike."""
+    parts = (sorted(only.tobytes() for only in grouping.values()) for grouping in (one, other))
+    return next(parts) == next(parts)
 
 
 def _names_labels(values: pd.Series[Any], labels: pd.Series[Any]) -> bool:

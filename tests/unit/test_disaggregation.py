@@ -55,6 +55,9 @@ def facts(predictions):
     clips["seconds"] = 0.5 + number % 7 + number / 1000
     clips["sex"] = np.where(who % 2, "female", "male")
     clips["age"] = (20.0 + 3 * (who % 2) + who % 3).astype(float)
+    clips["actor_age"] = [str(20 + i) for i in who]
+    clips["take"] = [str(i % 18) for i in number]
+    clips["duration"] = clips["seconds"] * 1000
     clips["intensity"] = np.where(number % 3 == 0, "high", None)
     clips.loc[number % 3 == 1, "intensity"] = "low"
     clips["code"] = clips["label"].str[0]
@@ -72,12 +75,22 @@ def told():
 
 
 def test_facts_with_few_values_divide_and_others_do_not(told):
-    assert list(told["by"]) == ["class", "seconds", "sex", "age", "intensity", "speaker"]
+    assert list(told["by"]) == [
+        "class",
+        "seconds",
+        "sex",
+        "age",
+        "actor_age",
+        "intensity",
+        "speaker",
+    ]
     assert json.loads(json.dumps(told, allow_nan=False)) == told
     assert [group["value"] for group in told["by"]["age"]] == ["20", "21", "22", "23", "24", "25"]
     bands = told["by"]["seconds"]
     assert [group["n_clips"] for group in bands] == [90] * 4
     assert bands[0]["value"].startswith("0.5 to ")
+    ages = [group["value"] for group in told["by"]["actor_age"]]
+    assert ages == ["20 to 24", "25 to 29", "30 to 34", "35 to 39"]
     intensity = told["by"]["intensity"]
     assert [(group["value"], group["n_clips"]) for group in intensity] == [
         ("high", 120),
