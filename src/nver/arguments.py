@@ -170,8 +170,8 @@ def _evaluate_command(commands: Any) -> None:
         type=positive,
         const=TRIALS,
         metavar="N",
-        help="search learning rate, dropout and eps of each network in each fold, inside its "
-        f"training part, among N settings ({TRIALS} if N is left out); needs the extra 'tune'",
+        help="search learning rate, dropout, width and eps of each network in each fold, inside "
+        f"its training part, among N settings ({TRIALS} if N is left out); needs the extra 'tune'",
     )
     evaluate.add_argument(
         "--calibrate",

@@ -66,6 +66,7 @@ _BOTH = ("inductive", "transductive")
 SPANS: Mapping[str, Span] = {
     "learning_rate": Span(2e-4, 5e-3, log=True),
     "dropout": Span(0.1, 0.8),
+    "width": Span(0.5, 2.0, log=True),
     "eps": Span(0.01, 0.5, log=True),
 }
 """What `nver evaluate --tune` searches; `eps` only where there is a transport plan."""
@@ -124,7 +125,7 @@ def space(name: str) -> Mapping[str, float]:
     if spec.settings.get("head") in ("lda", "logreg"):
         return {}
     recipe = _recipe(spec)
-    found = {"learning_rate": recipe.learning_rate, "dropout": recipe.dropout}
+    found = {"learning_rate": recipe.learning_rate, "dropout": recipe.dropout, "width": 1.0}
     if spec.rules == _BOTH:
         from nver.estimators import FusionClassifier
 
@@ -192,8 +193,8 @@ def _chosen(spec: SystemSpec, chosen: Mapping[str, float]) -> dict[str, Any]:
     for name in chosen:
         if name not in known:
             raise unknown(f"setting of '{spec.name}'", name, known)
-    inside = {name: value for name, value in chosen.items() if name != "eps"}
-    outside = {name: value for name, value in chosen.items() if name == "eps"}
+    outside = {name: chosen[name] for name in ("eps", "width") if name in chosen}
+    inside = {name: value for name, value in chosen.items() if name not in outside}
     return {"settings": replace(_recipe(spec), **inside), **outside}  # type: ignore[arg-type]
 
 

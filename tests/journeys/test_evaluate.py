@@ -175,7 +175,7 @@ def test_tuned_settings_are_recorded_fold_by_fold(bursts, tmp_path) -> None:
     places = [(entry["name"], *entry["encoders"], entry["fold"]) for entry in told["tuning"]]
     assert places == [("fcn", "prosodic", fold) for fold in ("s01", "s02", "s03")]
     for entry in told["tuning"]:
-        assert set(entry["chosen"]) == {"learning_rate", "dropout"}
+        assert set(entry["chosen"]) == {"learning_rate", "dropout", "width"}
         assert entry["uar"] >= entry["default_uar"]
         assert entry["inner"] == "2 folds by speaker"
         assert entry["trials"] == 2

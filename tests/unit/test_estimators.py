@@ -241,6 +241,29 @@ def test_example_plans_are_those_of_the_papers_rule():
     np.testing.assert_allclose(image, moved[0, 2].detach().numpy(), atol=1e-9)
 
 
+@pytest.mark.parametrize("fusion", FUSIONS)
+@pytest.mark.parametrize(("width", "branch", "hidden"), [(0.5, 64, 64), (1.0, 120, 128)])
+def test_the_width_is_that_of_every_dense_layer(fusion, width, branch, hidden):
+    X, y, _ = _clips()
+    settings = TrainingSettings(epochs=1, min_steps=0)
+    model = FusionClassifier(fusion, views=VIEWS, settings=settings, width=width).fit(X, y)
+    sizes = {name: tuple(p.shape) for name, p in model.network_.named_parameters()}
+    assert hidden in next(s for n, s in sizes.items() if ".hidden." in n)
+    if fusion != "late":
+        assert branch in next(s for n, s in sizes.items() if n.startswith("branches.0"))
+    assert np.isfinite(model.predict_proba(X)).all()
+
+
+def test_a_head_has_a_width_and_nothing_is_refused():
+    X, y, _ = _clips()
+    settings = TrainingSettings(epochs=1, min_steps=0)
+    model = EmotionClassifier("fcn", settings=settings, width=0.25).fit(X, y)
+    assert any(32 in p.shape for p in model.network_.parameters())
+    for estimator in (EmotionClassifier("fcn", width=0), FusionClassifier(width=float("nan"))):
+        with pytest.raises(SettingsError, match="width must be a finite number above 0, got"):
+            estimator.fit(X, y)
+
+
 def test_without_transport_there_are_no_plans():
     X, y, _ = _clips()
     assert FusionClassifier("concat", views=VIEWS, settings=QUICK).fit(X, y).plans(X) == {}

@@ -96,8 +96,11 @@ def test_choosing_what_a_system_has_anyway_changes_nothing(name):
 
 
 def test_what_is_chosen_is_what_is_trained():
-    mata = build("mata", TWO, 0, {"learning_rate": 0.002, "dropout": 0.25, "eps": 0.1})
+    mata = build(
+        "mata", TWO, 0, {"learning_rate": 0.002, "dropout": 0.25, "eps": 0.1, "width": 1.5}
+    )
     assert (mata.eps, mata.fusion) == (0.1, "mata")
+    assert mata.width == 1.5
     assert mata.settings == TrainingSettings(learning_rate=0.002, dropout=0.25)
     X, y, groups = _toy_part()
     one, other = (

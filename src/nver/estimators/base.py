@@ -216,6 +216,17 @@ def _seed(random_state: Any) -> int:
     return int(check_random_state(random_state).randint(2**31 - 1))
 
 
+def check_width(width: float) -> None:
+    """Refuse networks without units.
+
+    Raises
+    ------
+    SettingsError
+    """
+    if not 0 < width < np.inf:
+        raise SettingsError(f"width must be a finite number above 0, got {width}.")
+
+
 def _default_settings(kind: str) -> TrainingSettings:
     """Return the default recipe for a head or branch."""
     return TrainingSettings.convolutional() if kind == "cnn" else TrainingSettings()

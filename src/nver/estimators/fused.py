@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import nn
 
 from nver.errors import SettingsError
-from nver.estimators.base import EmbeddingClassifier, Training, softmax
+from nver.estimators.base import EmbeddingClassifier, Training, check_width, softmax
 from nver.fusion import BatchCoupling, Companions, Coupling, EntropicMap, FusionShape, build_fusion
 from nver.fusion.base import Fusion
 from nver.fusion.coupling import TransportSettings
@@ -45,6 +45,8 @@ class FusionClassifier(EmbeddingClassifier):
         depends on the others and on their order). Only for fusions with transport.
     eps : float
         Regularisation of the plans, relative to the largest cost.
+    width : float
+        Of branches and dense layers, times the paper's 120 and 128; above 0.
     plan_gradient : bool
         Whether training follows the plan's own gradient too.
     settings : TrainingSettings, optional
@@ -70,6 +72,7 @@ class FusionClassifier(EmbeddingClassifier):
         coupling: str = "companions",
         eps: float = 0.05,
         plan_gradient: bool = False,
+        width: float = 1.0,
         settings: TrainingSettings | None = None,
         random_state: Any = 0,
         device: str = "cpu",
@@ -80,12 +83,14 @@ class FusionClassifier(EmbeddingClassifier):
         self.coupling = coupling
         self.eps = eps
         self.plan_gradient = plan_gradient
+        self.width = width
         self.settings = settings
         self.random_state = random_state
         self.device = device
 
     def _check(self) -> None:
         _check_coupling(self.coupling)
+        check_width(self.width)
 
     def _kind(self) -> str:
         return self.branch
@@ -97,6 +102,7 @@ class FusionClassifier(EmbeddingClassifier):
             branch=self.branch,
             dropout=dropout,
             transport=TransportSettings(eps=self.eps, plan_gradient=self.plan_gradient),
+            width=self.width,
         )
         return build_fusion(self.fusion, shape)
 

@@ -15,8 +15,8 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import nn
 
-from nver.estimators.base import EmbeddingClassifier, softmax
-from nver.heads import build_head
+from nver.estimators.base import EmbeddingClassifier, check_width, softmax
+from nver.heads import HIDDEN, build_head
 from nver.registry import unknown
 from nver.shapes import Labels, Probabilities
 from nver.training import TrainingSettings
@@ -38,6 +38,8 @@ class EmotionClassifier(EmbeddingClassifier):
         The recipe of the neural heads; None is the default recipe (docs/recipe.md).
     random_state : int, RandomState instance or None
         Of initial weights, order of clips, dropout and the speakers held out.
+    width : float
+        Of the dense layer of a neural head, times the paper's 128; above 0.
     device : str
         Where the networks are trained, "cpu" or "cuda". They predict on the CPU.
 
@@ -60,16 +62,19 @@ class EmotionClassifier(EmbeddingClassifier):
         head: str = "fcn",
         settings: TrainingSettings | None = None,
         random_state: Any = 0,
+        width: float = 1.0,
         device: str = "cpu",
     ) -> None:
         self.head = head
         self.settings = settings
         self.random_state = random_state
+        self.width = width
         self.device = device
 
     def _check(self) -> None:
         if self.head not in HEADS:
             raise unknown("head", self.head, HEADS)
+        check_width(self.width)
 
     def _kind(self) -> str:
         return self.head
@@ -84,7 +89,8 @@ class EmotionClassifier(EmbeddingClassifier):
         return True
 
     def _build(self, columns: int, dropout: float) -> nn.Module:
-        return build_head(self.head, columns, len(self.classes_), dropout)
+        hidden = max(1, round(self.width * HIDDEN))
+        return build_head(self.head, columns, len(self.classes_), dropout, hidden)
 
     def predict_proba(self, X: ArrayLike) -> Probabilities:
         """Return the probability of each class, [clips, classes] in the order of `classes_`."""

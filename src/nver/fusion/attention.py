@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nver.fusion.attending import SelfAttention
-from nver.fusion.base import BRANCH_WIDTH, Fusion, FusionShape
+from nver.fusion.base import Fusion, FusionShape
 from nver.fusion.coupling import Latents, Moved
 from nver.fusion.tokens import side_by_side
 from nver.heads import Batch, Classifier
@@ -21,9 +21,9 @@ class Attention(Fusion):
 
     def __init__(self, shape: FusionShape) -> None:
         super().__init__(shape, shape.branches())
-        self.attention = SelfAttention(BRANCH_WIDTH, range(len(shape.views)))
-        width = len(shape.views) * BRANCH_WIDTH
-        self.classifier = Classifier(width, shape.classes, shape.dropout)
+        self.attention = SelfAttention(shape.branch_width, range(len(shape.views)))
+        width = len(shape.views) * shape.branch_width
+        self.classifier = Classifier(width, shape.classes, shape.dropout, shape.hidden)
 
     def join(
         self,

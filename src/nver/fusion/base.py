@@ -13,10 +13,13 @@ from torch import Tensor, nn
 from nver.errors import SettingsError
 from nver.fusion.coupling import BatchCoupling, Coupling, Latents, Moved, TransportSettings
 from nver.fusion.table import FUSIONS
-from nver.heads import Batch, ConvTrunk, Dropout, Hidden, Linear
+from nver.heads import HIDDEN, Batch, ConvTrunk, Dropout, Hidden, Linear
 
 BRANCH_WIDTH = 120
 """Width of every branch (arXiv 2409.14221)."""
+
+STEP = 8
+"""Of the width of a branch: attention cuts it into eight heads."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,8 @@ class FusionShape:
         Share of units dropped in training, in [0, 1).
     transport : TransportSettings
         How plans are solved.
+    width : float
+        Of branches and dense layers, times the paper's 120 and 128; above 0.
     """
 
     views: Sequence[slice]
@@ -42,6 +47,17 @@ class FusionShape:
     branch: str = "fcn"
     dropout: float = 0.3
     transport: TransportSettings = field(default_factory=TransportSettings)
+    width: float = 1.0
+
+    @property
+    def branch_width(self) -> int:
+        """The width of every branch, a multiple of 8."""
+        return STEP * max(1, round(self.width * BRANCH_WIDTH / STEP))
+
+    @property
+    def hidden(self) -> int:
+        """The width of the dense layer before the logits."""
+        return max(1, round(self.width * HIDDEN))
 
     @property
     def dims(self) -> tuple[int, ...]:
@@ -49,12 +65,12 @@ class FusionShape:
         return tuple(view.stop - view.start for view in self.views)
 
     def branches(self) -> nn.ModuleList:
-        """Return one branch [clips, dim] -> [clips, 120] per encoder."""
+        """Return one branch [clips, dim] -> [clips, branch_width] per encoder."""
         if self.branch not in ("fcn", "cnn"):
             raise SettingsError(f"A branch is 'fcn' or 'cnn', got '{self.branch}'.")
         if self.branch == "fcn":
-            return nn.ModuleList(Hidden(dim, BRANCH_WIDTH, self.dropout) for dim in self.dims)
-        return nn.ModuleList(ConvBranch(dim, self.dropout) for dim in self.dims)
+            return nn.ModuleList(Hidden(dim, self.branch_width, self.dropout) for dim in self.dims)
+        return nn.ModuleList(ConvBranch(dim, self.dropout, self.branch_width) for dim in self.dims)
 
 
 @final
@@ -67,13 +83,15 @@ class ConvBranch(nn.Module):
         Width of the embedding.
     dropout : float
         Share of the blocks' outputs dropped in training.
+    width : int
+        Of the dense layer.
     """
 
-    def __init__(self, dim: int, dropout: float) -> None:
+    def __init__(self, dim: int, dropout: float, width: int = BRANCH_WIDTH) -> None:
         super().__init__()
         self.trunk = ConvTrunk(dim, (32, 64))
         self.dropout = Dropout(self.trunk.width, dropout)
-        self.dense = Linear(self.trunk.width, BRANCH_WIDTH)
+        self.dense = Linear(self.trunk.width, width)
 
     def forward(
         self, x: Float[Tensor, "*members clips dim"], batch: Batch | None = None

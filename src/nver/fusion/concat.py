@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nver.fusion.base import BRANCH_WIDTH, Fusion, FusionShape
+from nver.fusion.base import Fusion, FusionShape
 from nver.fusion.coupling import Latents, Moved
 from nver.heads import Batch, Classifier
 
@@ -19,8 +19,8 @@ class Concat(Fusion):
 
     def __init__(self, shape: FusionShape) -> None:
         super().__init__(shape, shape.branches())
-        width = len(shape.views) * BRANCH_WIDTH
-        self.classifier = Classifier(width, shape.classes, shape.dropout)
+        width = len(shape.views) * shape.branch_width
+        self.classifier = Classifier(width, shape.classes, shape.dropout, shape.hidden)
 
     def join(
         self,

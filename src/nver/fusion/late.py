@@ -18,7 +18,8 @@ class Late(Fusion):
     """Logits = mean over encoders of the logits of their own heads, trained together."""
 
     def __init__(self, shape: FusionShape) -> None:
-        heads = (build_head(shape.branch, dim, shape.classes, shape.dropout) for dim in shape.dims)
+        facts = (shape.classes, shape.dropout, shape.hidden)
+        heads = (build_head(shape.branch, dim, *facts) for dim in shape.dims)
         super().__init__(shape, nn.ModuleList(heads))
 
     def join(

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nver.fusion.attending import SelfAttention
-from nver.fusion.base import BRANCH_WIDTH, Fusion, FusionShape
+from nver.fusion.base import Fusion, FusionShape
 from nver.fusion.coupling import Latents, Mapped, Moved
 from nver.fusion.tokens import distinct_tokens, side_by_side, token_copies, token_images
 from nver.heads import Batch, Classifier
@@ -23,8 +23,10 @@ class Mata(Fusion):
     def __init__(self, shape: FusionShape) -> None:
         super().__init__(shape, shape.branches())
         copies = token_copies(len(shape.views))
-        self.attention = SelfAttention(BRANCH_WIDTH, copies)
-        self.classifier = Classifier(len(copies) * BRANCH_WIDTH, shape.classes, shape.dropout)
+        self.attention = SelfAttention(shape.branch_width, copies)
+        self.classifier = Classifier(
+            len(copies) * shape.branch_width, shape.classes, shape.dropout, shape.hidden
+        )
 
     def join(
         self, latents: Latents, moved: Moved, batch: Batch | None

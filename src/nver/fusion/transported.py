@@ -7,7 +7,7 @@ from typing import final
 from jaxtyping import Float
 from torch import Tensor
 
-from nver.fusion.base import BRANCH_WIDTH, Fusion, FusionShape
+from nver.fusion.base import Fusion, FusionShape
 from nver.fusion.coupling import Latents, Moved
 from nver.fusion.tokens import side_by_side, token_count, tokens
 from nver.heads import Batch, Classifier
@@ -21,8 +21,8 @@ class Transported(Fusion):
 
     def __init__(self, shape: FusionShape) -> None:
         super().__init__(shape, shape.branches())
-        width = token_count(len(shape.views)) * BRANCH_WIDTH
-        self.classifier = Classifier(width, shape.classes, shape.dropout)
+        width = token_count(len(shape.views)) * shape.branch_width
+        self.classifier = Classifier(width, shape.classes, shape.dropout, shape.hidden)
 
     def join(
         self, latents: Latents, moved: Moved, batch: Batch | None

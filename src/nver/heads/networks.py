@@ -18,6 +18,9 @@ from nver.heads.convolution import KERNEL, ConvPool
 from nver.heads.layers import Batch, Dropout, Hidden, Linear, Standardise
 from nver.heads.trunk import loops_work, two_blocks
 
+HIDDEN = 128
+"""Width of the dense layer before the logits (arXiv 2409.14221)."""
+
 SHORTEST = 10
 """Two blocks need ten positions; narrower embeddings are padded with zeros."""
 
@@ -84,9 +87,11 @@ class Classifier(nn.Module):
         Values in, logits out.
     dropout : float
         Share of hidden units dropped in training, in [0, 1).
+    hidden : int
+        Width of the dense layer between.
     """
 
-    def __init__(self, width: int, classes: int, dropout: float, hidden: int = 128) -> None:
+    def __init__(self, width: int, classes: int, dropout: float, hidden: int = HIDDEN) -> None:
         super().__init__()
         self.hidden = Hidden(width, hidden, dropout)
         self.out = Linear(hidden, classes)
@@ -109,11 +114,13 @@ class FCN(nn.Module):
         Width of the embedding and number of classes.
     dropout : float
         Share of hidden units dropped in training, in [0, 1).
+    hidden : int
+        Width of the dense layer.
     """
 
-    def __init__(self, dim: int, classes: int, dropout: float = 0.3) -> None:
+    def __init__(self, dim: int, classes: int, dropout: float = 0.3, hidden: int = HIDDEN) -> None:
         super().__init__()
-        self.layers = Classifier(dim, classes, dropout)
+        self.layers = Classifier(dim, classes, dropout, hidden)
 
     def forward(
         self, x: Float[Tensor, "*members clips dim"], batch: Batch | None = None
@@ -133,13 +140,15 @@ class CNN(nn.Module):
         Width of the embedding and number of classes.
     dropout : float
         Share of the blocks' outputs and of hidden units dropped in training, in [0, 1).
+    hidden : int
+        Width of the dense layer.
     """
 
-    def __init__(self, dim: int, classes: int, dropout: float = 0.3) -> None:
+    def __init__(self, dim: int, classes: int, dropout: float = 0.3, hidden: int = HIDDEN) -> None:
         super().__init__()
         self.trunk = ConvTrunk(dim, (64, 128))
         self.dropout = Dropout(self.trunk.width, dropout)
-        self.layers = Classifier(self.trunk.width, classes, dropout)
+        self.layers = Classifier(self.trunk.width, classes, dropout, hidden)
 
     def forward(
         self, x: Float[Tensor, "*members clips dim"], batch: Batch | None = None
@@ -150,7 +159,9 @@ class CNN(nn.Module):
         return logits
 
 
-def build_head(kind: str, dim: int, classes: int, dropout: float) -> FCN | CNN:
+def build_head(
+    kind: str, dim: int, classes: int, dropout: float, hidden: int = HIDDEN
+) -> FCN | CNN:
     """Return a head by its name.
 
     Raises
@@ -159,7 +170,7 @@ def build_head(kind: str, dim: int, classes: int, dropout: float) -> FCN | CNN:
         If there is no such head.
     """
     if kind == "fcn":
-        return FCN(dim, classes, dropout)
+        return FCN(dim, classes, dropout, hidden)
     if kind == "cnn":
-        return CNN(dim, classes, dropout)
+        return CNN(dim, classes, dropout, hidden)
     raise SettingsError(f"A head is 'fcn' or 'cnn', got '{kind}'.")
