@@ -35,6 +35,10 @@ SMOOTHING = 0.1
 GIVEN_AWAY = 0.9
 """From this share of clips with the commonest label of their value, a column says the label."""
 
+CLEARLY = 1.25
+"""How many times chance a UAR is, beside its interval being above chance, to be an alarm: one of
+many columns is above chance by luck."""
+
 SINGLE = 2.0
 """Clips per value below which a column names single clips."""
 
@@ -100,7 +104,7 @@ class IdentityBaseline:
 
     @property
     def alarm(self) -> bool:
-        """Whether the codes alone are clearly above chance: the interval's low end is."""
+        """Whether the codes, together or one of them, are clearly above chance (`CLEARLY`)."""
         scores = [score for score in (self.uar, *self.per_column.values()) if score is not None]
         return any(_above(score, self.chance_uar) for score in scores)
 
@@ -133,10 +137,9 @@ class IdentityBaseline:
         names = _listed(list(self.per_column))
         ends = "" if math.isnan(uar.low) else f" [{_percent(uar.low)}, {_percent(uar.high)}]"
         return (
-            f"From {names} alone, with no sound, these folds allow a UAR of {_percent(uar.value)} %"
-            f"{ends} (chance {_percent(self.chance_uar)} %) and an accuracy of "
-            f"{_percent(accuracy.value)} % (the largest class alone: "
-            f"{_percent(self.chance_accuracy)} %)."
+            f"From {names} alone, with no sound, UAR {_percent(uar.value)} %{ends} (chance "
+            f"{_percent(self.chance_uar)} %) and accuracy {_percent(accuracy.value)} % (the "
+            f"largest class alone: {_percent(self.chance_accuracy)} %) under these folds."
         )
 
     def _verdict(self, uar: Interval) -> str:
@@ -304,7 +307,7 @@ def _confusions(
 
 def _above(score: Interval, chance: float) -> bool:
     low = score.value if math.isnan(score.low) else score.low
-    return low > chance + 1e-9
+    return low > chance + 1e-9 and score.value >= CLEARLY * chance
 
 
 def _measured(value: str) -> bool:

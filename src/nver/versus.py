@@ -61,8 +61,9 @@ class Versus:
         lines.append(
             f"  {'':<44}{metric + ' %':>6}{'difference [interval]':>26}{'p':>8}{'p Holm':>8}"
         )
-        for pair in self.pairs:
-            lines += _row(pair, named=len(firsts) > 1)
+        named = len(firsts) > 1
+        for pair in self.pairs if named else sorted(self.pairs, key=_falling):
+            lines += _row(pair, named=named)
         lines += ["", *_wrapped(self._told())]
         return "\n".join([*lines, *_cautions([pair.caution for pair in self.pairs])])
 
@@ -189,11 +190,16 @@ def _row(pair: Comparison, *, named: bool) -> list[str]:
     figures = f"{_percent(pair.scores[1]):>6}{told:>26}{_p(pair.test.p):>8}{_p(pair.p_holm):>8}"
     name = _called(pair.second)
     if named:
-        name = f"{_called(pair.first)} {_percent(pair.scores[0])} - {name}"
+        other = "" if name == _called(pair.first) else f" {name}"
+        name = f"{_called(pair.first)} {_percent(pair.scores[0])}, against{other}"
     if len(name) < 44:
         return [f"{mark} {name:<44}{figures}"]
     wrapped = textwrap.wrap(name, WIDTH - 4, subsequent_indent="    ")
     return [f"{mark} {wrapped[0]}", *wrapped[1:], f"  {'':<44}{figures}"]
+
+
+def _falling(pair: Comparison) -> float:
+    return math.inf if math.isnan(pair.scores[1]) else -pair.scores[1]
 
 
 def _cautions(given: Sequence[str]) -> list[str]:

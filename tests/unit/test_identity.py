@@ -144,3 +144,15 @@ def test_clips_outside_every_test_part_do_not_count():
 def test_a_column_of_another_length_is_refused():
     with pytest.raises(EvaluationError, match="a value of 'sex' for each of 480 clips, got 2"):
         find_codes(LABELS, {"sex": np.array(["f", "m"], dtype=object)})
+
+
+def test_one_of_many_columns_is_above_chance_by_luck_and_no_alarm():
+    rng = np.random.default_rng(0)
+    labels = np.array([f"e{code}" for code in rng.choice(4, 2000)])
+    speakers = np.array([f"s{code}" for code in rng.choice(50, 2000)], dtype=object)
+    columns = {
+        f"code {i}": np.array([str(code) for code in rng.choice(30, 2000)], dtype=object)
+        for i in range(20)
+    }
+    folds = make_folds("random", labels, None, k=5)
+    assert not identity_baseline(folds, labels, speakers, columns).alarm

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -100,6 +101,7 @@ def test_two_runs_are_compared_by_their_best_and_what_both_have(runs):
     ]
     assert found.pairs[1].distinguishable
     assert found.pairs[1].p_holm >= found.pairs[1].test.p
+    assert re.search(r"^. mata \(a \+ b\) \d\d\.\d, against  ", found.text(), re.MULTILINE)
     assert _pairs(versus(*runs, ["mata"])) == [("mata", "a+b", "mata", "a+b")]
     assert _pairs(versus(*runs, ["lda@a", "lda"])) == [("lda", "a", "lda", "b")]
 
@@ -110,6 +112,8 @@ def test_the_table_fits_a_terminal_and_marks_what_is_alike(runs):
     assert max(map(len, lines)) <= 100
     assert next(line[0] for line in lines if line[2:].startswith("mata")) == "="
     assert any("= marks the" in line for line in lines)
+    scores = [float(line[46:52]) for line in lines[3:6]]
+    assert scores == sorted(scores, reverse=True)
     assert any(line.startswith("Note: ") for line in lines)
 
 

@@ -121,7 +121,8 @@ def write_index(
 _MARKS = (
     "Bold: the best system of a run by UAR, of those that judge each clip alone. "
     "=: not distinguishable from it (paired test over speakers, Holm-corrected). "
-    "-transductive: couples the clips of a test batch, as the published method does. "
+    "Systems called ...-transductive couple the clips of a test batch, as the published method "
+    "does. "
     "Published: accuracy / macro-F1 in percent, under the protocol that is named below the table."
 )
 
