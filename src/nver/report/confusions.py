@@ -32,14 +32,20 @@ def confusion_svg(counts: Confusion, labels: Sequence[str], name: str) -> Markup
     left = round(26 + max(text_width(label) for label in short))
     slant = 0.71 * max(text_width(label) for label in short)
     cells = [
-        _Cell(
-            left + column * _CELL, row * _CELL, float(shares[row, column]), int(counts[row, column])
-        )
+        _Cell(column * _CELL, row * _CELL, float(shares[row, column]), int(counts[row, column]))
         for row, column in np.argwhere(counts).tolist()
     ]
+    # cells of one colour are one path, and their texts share its ink: half the size
+    fills: dict[str, str] = {}
+    inks: dict[str, list[_Cell]] = {}
+    for cell in cells:
+        square = f"M{cell.x} {cell.y}h{_CELL}v{_CELL}h-{_CELL}z"
+        fills[cell.fill] = fills.get(cell.fill, "") + square
+        inks.setdefault(cell.ink, []).append(cell)
     return render(
         "confusion.svg",
-        cells=cells,
+        fills=fills.items(),
+        inks=inks.items(),
         labels=short,
         totals=counts.sum(axis=1).tolist(),
         cell=_CELL,

@@ -31,7 +31,7 @@ from nver.report.tables import (
 from nver.report.trust import COVERAGES, trusts
 from nver.report.verdicts import comparisons
 
-CONFUSION_BYTES = 2_500_000
+CONFUSION_BYTES = 1_500_000
 """Of all matrices in the page: with everything else it stays below 5 MB."""
 
 LISTED_FAILURES = 200
@@ -39,7 +39,7 @@ LISTED_FAILURES = 200
 DETAILED = 12
 """Most systems that a section with a choice of systems offers, best first."""
 
-PLANS = 12
+PLANS = 8
 """Most transport plans in the page."""
 
 

@@ -31,7 +31,7 @@ def clean(value: Any) -> Any:
 
 @functools.cache
 def _environment() -> jinja2.Environment:
-    return jinja2.Environment(
+    environment = jinja2.Environment(
         loader=jinja2.PackageLoader("nver.report"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
@@ -40,3 +40,6 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    # a third of the size where text is not English; the tags and quotes are escaped all the same
+    environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "separators": (",", ":")}
+    return environment

@@ -180,10 +180,35 @@ def test_thirty_classes_look_different():
 
 
 def test_cells_hold_the_percentage_of_the_row_and_the_count():
-    assert texts(confusion_svg(COUNTS, LABELS, "lda"))[-8:] == [
-        *("80", "8", "20", "2"),
-        *("50", "5", "50", "5"),
+    svg = confusion_svg(COUNTS, LABELS, "lda")
+    groups = [
+        (e.attrib.get("class"), [(t.attrib["x"], t.attrib["y"], t.text) for t in e])
+        for e in parsed(svg).iter()
+        if e.attrib.get("class")
     ]
+    shares = [cell for kind, cells in groups if kind == "share" for cell in cells]
+    counts = [cell for kind, cells in groups if kind == "count" for cell in cells]
+    assert sorted(shares) == [
+        ("19", "18", "80"),
+        ("19", "56", "50"),
+        ("57", "18", "20"),
+        ("57", "56", "50"),
+    ]
+    assert sorted(counts) == [
+        ("19", "31", "8"),
+        ("19", "69", "5"),
+        ("57", "31", "2"),
+        ("57", "69", "5"),
+    ]
+
+
+def test_cells_of_one_share_are_drawn_as_one():
+    drawn = [
+        e
+        for e in parsed(confusion_svg(COUNTS, LABELS, "lda")).iter()
+        if e.attrib.get("fill") == shade(0.5)
+    ]
+    assert [path.attrib["d"].count("M") for path in drawn] == [2]
 
 
 def test_rows_are_labelled_with_their_number_of_clips():
