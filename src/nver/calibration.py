@@ -13,6 +13,7 @@ chance alone separates confidence from accuracy in every bin, by `Reliability.by
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -247,6 +248,7 @@ def fit_temperature(probabilities: Probabilities, truth: Truth) -> Temperature:
 
     weights = np.empty_like(logits)
 
+    @functools.cache  # brentq asks for both ends again
     def slope(log_inverse: float) -> float:
         np.exp(np.multiply(logits, math.exp(log_inverse), out=weights), out=weights)
         totals = weights.sum(axis=1)
@@ -258,7 +260,7 @@ def fit_temperature(probabilities: Probabilities, truth: Truth) -> Temperature:
         return Temperature(TEMPERATURES[1], n, at_limit=True)
     if slope(high) <= 0:
         return Temperature(TEMPERATURES[0], n, at_limit=True)
-    return Temperature(math.exp(-float(brentq(slope, low, high, xtol=1e-6))), n)
+    return Temperature(math.exp(-float(brentq(slope, low, high, xtol=1e-5))), n)
 
 
 @dataclass(frozen=True, eq=False)
