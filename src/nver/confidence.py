@@ -39,8 +39,8 @@ ERROR_RATE = 0.1
 """Of prediction sets, where none was chosen."""
 
 NO_INNER = (
-    "This needs predictions of each fold's training clips by models that did not see them: run "
-    "nver evaluate with --calibrate."
+    "There are no predictions of training clips by models that did not see them: nver evaluate "
+    "--calibrate makes them, where the training part can be divided by speaker."
 )
 INNER_COLUMNS = ("label", "fold", "seed")
 """What is needed of inner predictions, beside system, encoders and probabilities."""

@@ -66,7 +66,7 @@ def test_what_is_missing_is_said_once(page, record):
     (trust,), text = page(calibration(record))
     assert trust.sets == trust.temperature == ""
     assert trust.missing.count("--calibrate") == 1
-    assert text.count("run nver evaluate with --calibrate") == 1
+    assert text.count("nver evaluate --calibrate makes them") == 1
 
 
 def test_a_system_without_probabilities_is_left_out(page, record):
