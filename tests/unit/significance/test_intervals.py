@@ -9,8 +9,13 @@ import numpy as np
 import pytest
 
 from nver.errors import EvaluationError
-from nver.metrics import accuracy, macro_f1, uar
-from nver.significance import Interval, cluster_bootstrap
+from nver.metrics import METRICS, accuracy, macro_f1, uar
+from nver.significance import (
+    Interval,
+    cluster_bootstrap,
+    cluster_bootstraps,
+    ratio_bootstrap,
+)
 
 
 def speakers(seed, clusters=20, classes=3, spread=0.3, clips=6):
@@ -153,3 +158,70 @@ def test_intervals_cover_the_truth_in_simulated_corpora():
         interval = cluster_bootstrap(counts, uar, n=500)
         covered += interval.low <= 0.55 <= interval.high
     assert 270 <= covered <= 297
+
+
+def test_several_systems_drawn_at_once_are_as_if_drawn_alone():
+    one, other = np.stack([speakers(9), speakers(10)], axis=1), speakers(11)
+    together = cluster_bootstraps([one, other, one[:5]], METRICS["uar"], n=300)
+    alone = [cluster_bootstrap(counts, METRICS["uar"], n=300) for counts in (one, other, one[:5])]
+    for joint, single in zip(together, alone, strict=True):
+        assert joint.to_dict() == pytest.approx(single.to_dict())
+        assert joint.seeds == single.seeds
+
+
+def test_a_metric_and_its_function_give_the_same_interval():
+    for counts in (speakers(12), np.stack([speakers(13), speakers(14)], axis=1)):
+        for name, function in (("uar", uar), ("accuracy", accuracy), ("macro_f1", macro_f1)):
+            fast = cluster_bootstrap(counts, METRICS[name], n=300)
+            assert fast.to_dict() == pytest.approx(
+                cluster_bootstrap(counts, function, n=300).to_dict()
+            )
+
+
+def test_seeds_that_differ_widen_the_interval_and_those_that_do_not_leave_it():
+    rng = np.random.default_rng(15)
+    shares = [0.45, 0.6, 0.75]
+    seeds = np.zeros((40, 3, 2, 2), dtype=np.int64)
+    for place, share in enumerate(shares):
+        right = rng.binomial(20, share, size=(40, 2))
+        seeds[:, place, [0, 1], [0, 1]] = right
+        seeds[:, place, [0, 1], [1, 0]] = 20 - right
+    interval = cluster_bootstrap(seeds, METRICS["uar"])
+    # Student's interval of three means .45, .6 and .75, which is all but the whole of it.
+    half = 4.303 * 0.15 / math.sqrt(3)
+    assert interval.high - interval.value == pytest.approx(half, rel=0.1)
+    assert interval.error == pytest.approx(0.15 / math.sqrt(3), rel=0.1)
+    assert interval.seeds == 3
+    one = cluster_bootstrap(seeds[:, :1], METRICS["uar"])
+    same = cluster_bootstrap(np.repeat(seeds[:, :1], 3, axis=1), METRICS["uar"])
+    np.testing.assert_allclose([same.low, same.high], [one.low, one.high], atol=1e-12)
+
+
+def test_the_interval_stays_in_the_range_of_the_score():
+    rng = np.random.default_rng(16)
+    seeds = np.zeros((12, 2, 2, 2), dtype=np.int64)
+    for place, share in enumerate((0.7, 1.0)):
+        right = rng.binomial(20, share, size=(12, 2))
+        seeds[:, place, [0, 1], [0, 1]] = right
+        seeds[:, place, [0, 1], [1, 0]] = 20 - right
+    assert cluster_bootstrap(seeds, METRICS["uar"]).high == 1.0
+
+
+def test_a_ratio_is_resampled_by_clusters():
+    from scipy import stats
+
+    rng = np.random.default_rng(17)
+    wholes = rng.integers(3, 9, size=60)
+    parts = rng.binomial(wholes, 0.7)
+    interval = ratio_bootstrap(parts, wholes, n=5000)
+    expected = stats.bootstrap(
+        (parts, wholes),
+        lambda a, b, axis: a.sum(axis) / b.sum(axis),
+        paired=True,
+        method="percentile",
+        n_resamples=5000,
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    np.testing.assert_allclose([interval.low, interval.high], expected, atol=0.01)
+    with pytest.raises(EvaluationError, match="Expected clips in every cluster of both"):
+        ratio_bootstrap(parts, wholes - 3)

@@ -20,6 +20,7 @@ from nver.significance import (
     holm,
     mcnemar,
     paired_difference,
+    paired_differences,
     permutation_test,
     standardised_difference,
 )
@@ -223,3 +224,30 @@ def test_other_clips_are_refused(change, message):
             judge(first, change(second), METRICS["uar"])
     with pytest.raises(EvaluationError, match="got 3 and 2"):
         mcnemar(np.ones(3, dtype=bool), np.ones(2, dtype=bool))
+
+
+def test_several_differences_drawn_at_once_are_as_if_drawn_alone():
+    (first, second), (third, _) = pair(12, clusters=20, seeds=3), pair(12, clusters=20, lift=0.3)
+    together = paired_differences(first, [second, third], METRICS["macro_f1"], n=200)
+    for joint, other in zip(together, (second, third), strict=True):
+        single = paired_difference(first, other, METRICS["macro_f1"], n=200)
+        assert joint.to_dict() == pytest.approx(single.to_dict())
+        assert joint.error == pytest.approx(single.error)
+
+
+def test_answers_of_the_same_models_have_the_seeds_variance_of_their_difference():
+    # Seeds that are 0.2 apart, for both sides alike: their difference does not know the seed.
+    rng = np.random.default_rng(13)
+    sides = []
+    for loss in (0.0, 0.1):
+        counts = np.zeros((60, 3, 2, 2), dtype=np.int64)
+        for place, share in enumerate((0.4, 0.6, 0.8)):
+            right = rng.binomial(30, share - loss, size=(60, 2))
+            counts[:, place, [0, 1], [0, 1]] = right
+            counts[:, place, [0, 1], [1, 0]] = 30 - right
+        sides.append(counts)
+    apart = paired_difference(*sides, METRICS["uar"])
+    same = paired_difference(*sides, METRICS["uar"], same_seeds=True)
+    assert same.high - same.low < 0.1 * (apart.high - apart.low)
+    with pytest.raises(EvaluationError, match="Expected the same seeds on both sides, got 3 and 2"):
+        paired_difference(sides[0], sides[1][:, :2], METRICS["uar"], same_seeds=True)
