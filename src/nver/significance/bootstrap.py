@@ -206,8 +206,10 @@ def ratio_bootstrap(
     values = score(rows.sum(axis=0, keepdims=True))[0]
     reason = no_interval(float(values[0]), len(rows), unit)
     draws = np.empty((0, 1)) if reason else resampled(rows, score, n, seed)
-    free = (-math.inf, math.inf)
-    return interval_of((Draws(values, draws),), (1.0,), level, len(rows), unit, reason, free)
+    # Sums of what is never negative have a mean of at least 0, and numbers of clips a share to 1.
+    share = bool(np.all(rows[:, 0] == np.rint(rows[:, 0])) and np.all(rows[:, 0] <= rows[:, 1]))
+    bounds = (0.0 if np.min(parts) >= 0 else -math.inf, 1.0 if share else math.inf)
+    return interval_of((Draws(values, draws),), (1.0,), level, len(rows), unit, reason, bounds)
 
 
 def check_paired(first: np.ndarray, second: np.ndarray) -> None:

@@ -6,7 +6,9 @@ their clips (Field and Welsh 2007, Bootstrapping clustered data, JRSS B 69).
 
 The interval is the expanded percentile interval of Hesterberg (2015, What teachers should know
 about the bootstrap, The American Statistician 69): the percentiles are moved outwards to what
-Student's t asks for with so few speakers. It stays within the range of the score.
+Student's t asks for with so few speakers. With fewer than eight speakers the resamples end before
+those percentiles (no resample is outside the best and the worst speaker), so Student's interval
+``value -+ t * standard error`` is taken where it is wider. Ends stay within the range of the score.
 
 With several seeds the score is the mean over seeds, and other seeds would have given another mean.
 The variance that the seeds bring, beyond what comes of the few clips on which they are compared
@@ -31,7 +33,7 @@ from nver.errors import EvaluationError
 Unit = Literal["speaker", "clip", "mixed"]
 
 FEW = 8
-"""Fewer clusters than this, and intervals of level 0.95 cover clearly less often than they say."""
+"""With fewer clusters than this an interval rests on the assumption that clusters are normal."""
 
 
 @dataclass(frozen=True)
@@ -158,6 +160,10 @@ def interval_of(
     # A resample without any clip of any class cannot occur: every cluster holds clips.
     # The (n + 1) p-th draw: between neighbours by (n - 1) p, few draws would cover less.
     low, high = np.quantile(draws, [wide, 1.0 - wide], method="weibull")
+    spread = math.sqrt(float(np.var(draws)) * clusters / (clusters - 1))
+    if clusters < FEW:
+        half = -_student(tail, clusters) * spread
+        low, high = min(low, value - half), max(high, value + half)
     variances = [side.seed_variance() for side in sides]
     squares = sum(
         # By the book two seeds have t = 12.7, which says nothing of use; they are taken as three.
@@ -168,7 +174,7 @@ def interval_of(
     if squares:
         low = value - math.hypot(max(0.0, value - low), math.sqrt(squares))
         high = value + math.hypot(max(0.0, high - value), math.sqrt(squares))
-    error = math.sqrt(float(np.var(draws)) * clusters / (clusters - 1) + sum(variances))
+    error = math.hypot(spread, math.sqrt(sum(variances)))
     ends = max(bounds[0], float(low)), min(bounds[1], float(high))
     return Interval(value, *ends, level, clusters, unit, "", seeds, error)
 

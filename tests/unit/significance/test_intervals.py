@@ -225,3 +225,17 @@ def test_a_ratio_is_resampled_by_clusters():
     np.testing.assert_allclose([interval.low, interval.high], expected, atol=0.01)
     with pytest.raises(EvaluationError, match="Expected clips in every cluster of both"):
         ratio_bootstrap(parts, wholes - 3)
+
+
+def test_with_few_speakers_it_is_no_narrower_than_students():
+    from scipy import stats
+
+    # One class, equally many clips: the score is a mean over speakers.
+    right = np.array([3, 9, 5, 7])
+    counts = np.zeros((4, 2, 2), dtype=np.int64)
+    counts[:, 0, 0], counts[:, 0, 1] = right, 12 - right
+    interval = cluster_bootstrap(counts, METRICS["uar"], n=20_000)
+    half = stats.t.ppf(0.975, 3) * stats.sem(right / 12)
+    np.testing.assert_allclose(
+        [interval.low, interval.high], [interval.value - half, interval.value + half], atol=0.01
+    )

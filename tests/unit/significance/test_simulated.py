@@ -30,7 +30,8 @@ def within(share, low, high, corpora=CORPORA):
 
 
 @pytest.mark.parametrize(
-    ("speakers", "classes", "seeds", "luck"), [(20, 6, 1, 0.0), (40, 12, 1, 0.0), (20, 6, 3, 0.1)]
+    ("speakers", "classes", "seeds", "luck"),
+    [(4, 6, 1, 0.0), (20, 6, 1, 0.0), (40, 12, 1, 0.0), (20, 6, 3, 0.1)],
 )
 def test_intervals_cover_the_truth(speakers, classes, seeds, luck):
     truth = true_uar(luck, draws=400_000)
