@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from nver.report.audit import audit
@@ -14,8 +15,8 @@ from nver.report.clip_list import ClipList, Sharing, clip_list
 from nver.report.coupling import plan_svg, plans
 from nver.report.emotions import emotions, recall_table
 from nver.report.learning import learning_curves
-from nver.report.origin import provenance, tuning
-from nver.report.record import RunRecord
+from nver.report.origin import provenance, tuning, without_folders
+from nver.report.record import Failure, RunRecord
 from nver.report.render import render
 from nver.report.results import axis, pairs, published, result_table
 from nver.report.run_figures import EncoderMap, Figure
@@ -75,7 +76,7 @@ def page(
         "synthetic": synthetic(record),
         "basis": basis(record),
         "points": summarise(record),
-        "notes": _notes(record),
+        "notes": _notes(record, paths=sharing.paths),
         "shared": shared_encoders(record.systems),
         "track": TRACK,
         "emotions": [(system, emotions(record, system)) for system in detailed],
@@ -96,7 +97,7 @@ def page(
         "breakdowns": breakdowns(record, DETAILED),
         "audit": audit(record),
         "tuning": tuning(record),
-        "failures": record.failures[:LISTED_FAILURES],
+        "failures": _failures(record, paths=sharing.paths),
         "clips": clips,
         "sound": _sound(clips, sharing),
         **_results(record),
@@ -169,12 +170,21 @@ def _sources(record: RunRecord, sharing: Sharing) -> dict[str, Any]:
     }
 
 
-def _notes(record: RunRecord) -> list[str]:
+def _failures(record: RunRecord, *, paths: bool) -> list[Failure]:
+    """Return the first failed clips; without `paths`, their reasons name no folder."""
+    shown = record.failures[:LISTED_FAILURES]
+    if paths:
+        return list(shown)
+    return [replace(one, reason=without_folders(one.reason)) for one in shown]
+
+
+def _notes(record: RunRecord, *, paths: bool) -> list[str]:
     """Return what the run and its systems said, each once, without what the points say already."""
     said = {record.card.get("warning"), *record.run["leakage"].get("sentences", ())}
     said.add(record.run["identity"].get("sentence"))
-    notes = dict.fromkeys(map(str, [*record.run["warnings"], *record.scores["notes"]]))
-    return [note for note in notes if note not in said | set(record.failed_systems)]
+    notes = list(dict.fromkeys(map(str, [*record.run["warnings"], *record.scores["notes"]])))
+    notes = [note for note in notes if note not in said | set(record.failed_systems)]
+    return notes if paths else [without_folders(note) for note in notes]
 
 
 def _glossary(record: RunRecord) -> list[tuple[str, str]]:

@@ -11,7 +11,7 @@ from nver.report.statement import counted
 from nver.report.tables import duration, percent
 from nver.report.verdicts import number
 
-_PLACE = re.compile(r"(?<![\w.])(?:[A-Za-z]:[\\/]|~?/|\.\.?/)[^\s,)'\"]*[\\/](?=[^\s,)'\"])")
+_PLACE = re.compile(r"(?<![\w.:/])(?:[A-Za-z]:[\\/]|~?/|\.\.?/)[^\s,)'\"]*[\\/](?=[^\s,)'\"])")
 
 
 def provenance(record: RunRecord, *, paths: bool = True) -> list[tuple[str, str]]:
@@ -39,6 +39,8 @@ def without_folders(text: str) -> str:
 
     >>> without_folders("nver evaluate /home/ann/x/m.csv --out ../runs/a, 44/100 files")
     'nver evaluate m.csv --out a, 44/100 files'
+    >>> without_folders("see https://example.org/a/b")
+    'see https://example.org/a/b'
     """
     return _PLACE.sub("", text)
 

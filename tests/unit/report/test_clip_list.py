@@ -71,12 +71,16 @@ def test_clips_that_lie_elsewhere_have_an_address_each(run, tmp_path):
 
 
 def test_paths_are_left_out(run, tmp_path):
+    reason = f"'{tmp_path}/x/a.wav' cannot be decoded"
+    (run / "failures.csv").write_text(f"file,stage,reason\na.wav,decode,{reason}\n")
+    assert reason.replace("'", "&#39;") in write_report(run).read_text(encoding="utf-8")
     _, clips = listed(run, paths=False)
     assert not clips.linked
     assert not {"root", "links"} & set(clips.data)
     page = write_report(run, paths=False).read_text(encoding="utf-8")
     assert "../audio" not in page
     assert str(tmp_path) not in page
+    assert "&#39;a.wav&#39; cannot be decoded" in page
     assert "This page does not say where the clips lie" in page
 
 
