@@ -323,6 +323,12 @@ def _reproduce_command(commands: Any) -> None:
     reproduce.add_argument(
         "--jobs", type=positive, metavar="N", help="processes (default: one per core)"
     )
+    reproduce.add_argument(
+        "--device",
+        choices=("cpu", "cuda"),
+        default="cpu",
+        help="where networks are trained (default: cpu)",
+    )
     reproduce.add_argument("--dry-run", action="store_true", help="print the plan and stop")
     reproduce.add_argument(
         "--out", type=Path, default=Path("runs/mata"), metavar="DIR", help="default runs/mata"

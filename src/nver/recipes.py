@@ -51,10 +51,10 @@ class PaperSystems:
         return {}
 
     def build(
-        self, name: str, views: Mapping[str, slice], seed: int = 0
+        self, name: str, views: Mapping[str, slice], seed: int = 0, *, device: str = "cpu"
     ) -> EmotionClassifier | FusionClassifier:
         """Return the untrained estimator of a system; arguments and errors as `systems.build`."""
-        model = systems.build(name, views, seed)
+        model = systems.build(name, views, seed, device=device)
         if _is_network(systems.get_system(name)):
             from nver.training import TrainingSettings
 

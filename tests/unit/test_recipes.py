@@ -20,6 +20,7 @@ def test_networks_are_trained_as_the_paper_says(name, views):
     paper = recipes.table("paper")
     assert paper.build(name, views, 3).settings == TrainingSettings.paper()
     assert paper.build(name, views, 3).random_state == 3
+    assert paper.build(name, views, device="cuda").device == "cuda"
     assert systems.build(name, views).settings is None
 
 

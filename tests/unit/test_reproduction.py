@@ -7,11 +7,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from nver import cli, reproduction
+from nver import cli
 from nver.config import EncoderChoice
 from nver.corpora.synthesis import synthesise
 from nver.errors import SettingsError, UnknownNameError
-from nver.reproduction import Wanted, plan, reproduce
+from nver.reproduction import Wanted, plan, planning, reproduce
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def test_the_grid_is_every_encoder_every_pair_and_all_of_them(place, monkeypatch
     assert part.settings.recipe == "paper"
     single, fused = 3, 4
     assert part.trainings == 5 * (3 * single + 6 * fused)
-    assert set(part.settings.systems) == set(reproduction.GRID)
+    assert set(part.settings.systems) == set(planning.GRID)
 
 
 def test_few_speakers_are_left_out_one_by_one(place):
@@ -121,7 +121,7 @@ def test_a_folder_of_weights_that_is_none_is_refused(place, tmp_path):
 def test_runs_and_index_are_left_and_a_part_that_fails_does_not_stop_the_others(
     place, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(reproduction, "GRID", ("lda",))
+    monkeypatch.setattr(planning, "GRID", ("lda",))
     wanted = Wanted(
         corpora=(_bursts(place),), encoders=TWO, folds=("column:nothing", "loso"), jobs=1
     )
