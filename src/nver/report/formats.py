@@ -2,8 +2,7 @@ r"""The result table of a run for a paper or a program: Markdown, LaTeX (booktab
 
 The best system is bold; a dagger marks those that a paired test cannot tell from it, where the run
 has such tests. The caption says what a reader must know to believe the numbers: the corpus, the
-protocol, chance, what the intervals are, and what the marks mean. The LaTeX table needs the package
-booktabs.
+protocol, chance, what the intervals are, and what the marks mean.
 """
 
 from __future__ import annotations
@@ -145,31 +144,60 @@ def markdown(record: RunRecord) -> str:
 
 
 def latex(record: RunRecord) -> str:
-    """Return the table with its caption as a LaTeX float; needs the package booktabs."""
+    """Return the table with its caption in LaTeX; its first line says which packages it needs.
+
+    It is a float; more rows than a page holds (`LONG`) make a longtable.
+    """
+    grouped = table_rows(record)
     parts = []
-    for heading, members in table_rows(record):
+    for heading, members in grouped:
         lines = [rf"\multicolumn{{5}}{{l}}{{\emph{{{escaped(heading)}}}}} \\"]
         lines += [_latex_row(row) for row in members]
         parts.append("\n".join(lines))
     told = textwrap.fill(escaped(" ".join(caption(record))), 96, break_long_words=False)
     label = re.sub(r"[^a-z0-9]+", "-", str(record.scores["corpus"]).lower()).strip("-")
-    return "\n".join(
-        [
-            r"\begin{table}",
-            r"\centering",
-            rf"\caption{{{told}}}",
-            rf"\label{{tab:nver-{label}}}",
-            r"\begin{tabular}{llrrr}",
-            r"\toprule",
-            r"System & Encoders & UAR \% & Accuracy \% & Macro-F1 \% \\",
-            r"\midrule",
-            "\n\\midrule\n".join(parts),
-            r"\bottomrule",
-            r"\end{tabular}",
-            r"\end{table}",
-            "",
-        ]
-    )
+    named = rf"\caption{{{told}}}\label{{tab:nver-{label}}}"
+    body = "\n\\midrule\n".join(parts)
+    form = _LONG if sum(len(members) for _, members in grouped) > LONG else _FLOAT
+    return form.replace("CAPTION", named).replace("HEAD", _HEAD).replace("BODY", body)
+
+
+LONG = 40
+"""Most rows of a table that is one float."""
+
+_HEAD = r"System & Encoders & UAR \% & Accuracy \% & Macro-F1 \% \\"
+
+_FLOAT = r"""% needs \usepackage{booktabs}
+\begin{table}
+\centering
+CAPTION
+\begin{tabular}{llrrr}
+\toprule
+HEAD
+\midrule
+BODY
+\bottomrule
+\end{tabular}
+\end{table}
+"""
+
+_LONG = r"""% needs \usepackage{booktabs,longtable}
+{\footnotesize
+\begin{longtable}{llrrr}
+CAPTION \\
+\toprule
+HEAD
+\midrule
+\endfirsthead
+\toprule
+HEAD
+\midrule
+\endhead
+\bottomrule
+\endlastfoot
+BODY
+\end{longtable}}
+"""
 
 
 def as_json(record: RunRecord) -> str:
@@ -283,7 +311,7 @@ def _daggers(record: RunRecord, marks: Set[str]) -> str:
     if not comparisons:
         return ""
     correction = comparisons.get("correction", "Holm")
-    test = f"{comparisons.get('method', 'paired test')}, {correction}-corrected"
+    test = f"{correction}-corrected; {comparisons.get('method', 'paired test')}"
     if DAGGER not in marks:
         return f"Every other system is distinguishable from the best ({test})."
     return f"{DAGGER} not distinguishable from the best ({test})."
