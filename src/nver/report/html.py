@@ -29,7 +29,7 @@ from nver.report.tables import (
     percent,
     shared_encoders,
 )
-from nver.report.trust import COVERAGES, trusts
+from nver.report.trust import COVERAGES, by_chance, trusts
 from nver.report.verdicts import comparisons
 
 CONFUSION_BYTES = 1_500_000
@@ -68,6 +68,7 @@ def page(
     detailed = detailed_systems(record.systems)
     examples = plans(record)[:PLANS]
     clips = clip_list(record, shown, examples, sharing)
+    believed = trusts(record)
     values = {
         "record": record,
         "title": f"{record.scores['corpus']}: non-verbal emotion recognition",
@@ -90,7 +91,8 @@ def page(
         "maps": maps,
         "plans": [(plan, plan_svg(plan)) for plan in examples],
         "curves": learning_curves(record, DETAILED),
-        "trusts": trusts(record),
+        "trusts": believed,
+        "trust_chance": by_chance(believed),
         "detailed": DETAILED,
         "coverages": [f"{100 * share:g}" for share in COVERAGES],
         "stress": stress(record),

@@ -28,6 +28,9 @@ class Trust:
         Whose it is.
     raw, scaled : tuple of str
         ECE in percent, Brier score, log-loss; `scaled` is empty without temperature scaling.
+    chance : float
+        The ECE, in [0, 1], that a perfectly calibrated system would show on as many clips; NaN
+        where that is not known.
     temperature : str
         Mean over folds; "" without.
     accuracies : tuple of str
@@ -45,6 +48,7 @@ class Trust:
     system: SystemScore
     raw: tuple[str, str, str]
     scaled: tuple[str, ...]
+    chance: float
     temperature: str
     accuracies: tuple[str, ...]
     sets: str
@@ -62,6 +66,16 @@ def trusts(record: RunRecord) -> list[Trust]:
     return [_trust(system, entry) for system, entry in found if entry.get("raw")]
 
 
+def by_chance(found: Sequence[Trust]) -> str:
+    """Return what of the ECE is chance, as a sentence; "" where that is not known."""
+    known = [trust.chance for trust in found if not math.isnan(trust.chance)]
+    if not known:
+        return ""
+    low, high = percent(min(known)), percent(max(known))
+    points = low if low == high else f"{low} to {high}"
+    return f"Of the ECE, about {points} points are chance: perfect calibration would show as much."
+
+
 def _trust(system: SystemScore, entry: Mapping[str, Any]) -> Trust:
     scaled = entry.get("scaled")
     conformal = entry.get("conformal")
@@ -71,6 +85,7 @@ def _trust(system: SystemScore, entry: Mapping[str, Any]) -> Trust:
         system,
         _numbers(entry["raw"]),
         _numbers(scaled) if scaled else (),
+        number(entry["raw"].get("ece_by_chance")),
         f"{number(scaled.get('temperature')):.2f}" if scaled else "",
         tuple(percent(accuracy_at(curve, share)) for share in COVERAGES) if curve else (),
         _sets(conformal) if conformal else "",

@@ -60,6 +60,8 @@ def test_a_section_with_everything_is_told(page, record):
     assert trust.raw[0] == f"{100 * section[0]['raw']['ece']:.1f}"
     assert trust.missing == ""
     assert trust.sets in text
+    chance = f"{100 * section[0]['raw']['ece_by_chance']:.1f}"
+    assert f"Of the ECE, about {chance} points are chance" in text
 
 
 def test_what_is_missing_is_said_once(page, record):
