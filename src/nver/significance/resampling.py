@@ -7,7 +7,8 @@ every clip is a cluster, a few kinds of rows stand for thousands of clips.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Float64, Int64, Num
@@ -82,30 +83,51 @@ def resampled(
     """Return the scores of `n` resamples of as many clusters as there are."""
     if n == 0:
         return np.empty((0, score(rows[:1]).shape[1]))
-    kinds, times, which = rows, np.ones(len(rows)), np.arange(len(rows))
-    if len(rows) > _FEW:
-        kinds, times, which = kinds_of(rows)
     # Whole numbers below 2^24 are exact in float32, and summed twice as fast.
-    exact = (kinds == np.rint(kinds)).all() and len(rows) * np.abs(kinds).max() < 2**24
-    kinds = kinds.astype(np.float32 if exact else np.float64)
-    rng = np.random.default_rng(seed)
-    step = max(1, _CELLS // max(*kinds.shape, len(rows)))
+    exact = (rows == np.rint(rows)).all() and len(rows) * np.abs(rows).max() < 2**24
+    rows = rows.astype(np.float32 if exact else np.float64)
+    step = max(1, _CELLS // max(rows.shape))
     scores = []
-    for start in range(0, n, step):
-        size = min(step, n - start)
-        sums = _weights(rng, times, which, size).astype(kinds.dtype) @ kinds
-        scores.append(score(sums.astype(np.float64)))
+    for table, times in _weights(rows, n, seed, step):
+        scores.append(score((times.astype(rows.dtype) @ table).astype(np.float64)))
     return np.concatenate(scores)
 
 
 def _weights(
-    rng: np.random.Generator, times: np.ndarray, which: np.ndarray, size: int
-) -> np.ndarray:
-    """Return how often each kind is drawn in each of `size` resamples, by the cheaper way."""
-    clusters, kinds = len(which), len(times)
-    if kinds * 4 < clusters:
-        return rng.multinomial(clusters, times / clusters, size=size).astype(np.float64)
-    drawn = which[rng.integers(0, clusters, size=(size, clusters))]
-    drawn += np.arange(size)[:, None] * kinds
-    counts = np.bincount(drawn.ravel(), minlength=size * kinds)
-    return counts.reshape(size, kinds).astype(np.float64)
+    rows: np.ndarray, n: int, seed: int, step: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield rows, and how often each is drawn in each of at most `step` resamples."""
+    clusters = len(rows)
+    if clusters > _FEW:
+        kinds, times, _ = kinds_of(rows)
+        if len(kinds) * 4 < clusters:
+            rng = np.random.default_rng(seed)
+            for start in range(0, n, step):
+                size = min(step, n - start)
+                yield kinds, rng.multinomial(clusters, times / clusters, size=size)
+            return
+    if n * clusters <= _CELLS:
+        yield from ((rows, part) for part in _parts(_drawn(clusters, n, seed), step))
+        return
+    rng = np.random.default_rng(seed)
+    for start in range(0, n, step):
+        yield rows, _times(rng, clusters, min(step, n - start))
+
+
+def _parts(weights: np.ndarray, step: int) -> Iterator[np.ndarray]:
+    for start in range(0, len(weights), step):
+        yield weights[start : start + step]
+
+
+@functools.lru_cache(maxsize=4)
+def _drawn(clusters: int, n: int, seed: int) -> np.ndarray:
+    """Return the same again for other scores of as many clusters: 8 MB at most."""
+    return _times(np.random.default_rng(seed), clusters, n)
+
+
+def _times(rng: np.random.Generator, clusters: int, size: int) -> np.ndarray:
+    """Return how often each cluster is drawn in each of `size` resamples."""
+    drawn = rng.integers(0, clusters, size=(size, clusters))
+    drawn += np.arange(size)[:, None] * clusters
+    counts = np.bincount(drawn.ravel(), minlength=size * clusters)
+    return counts.reshape(size, clusters).astype(np.uint16)
