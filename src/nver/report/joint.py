@@ -208,6 +208,7 @@ def _column(chapter: Chapter, record: RunRecord) -> Column:
         str(leakage.get("verdict", "")),
         str(identity.get("sentence", "")),
         _best(record),
+        *(_claim(record.systems, name) for name in ("mata", "mata-cnn")),
     ]
     title = protocol_title(chapter.protocol)
     return Column(title, f"{chapter.folder}/report.html", tuple(filter(None, points)))
@@ -224,6 +225,30 @@ def _best(record: RunRecord) -> str:
     rivals = [s for s in record.systems if s != top and not s.transductive]
     same = sum(system.key in alike for system in rivals)
     return f"{told}; {same} of {len(rivals)} others are not distinguishable from it."
+
+
+def _claim(systems: Sequence[SystemScore], name: str) -> str:
+    """Return how a fusion stands to plain concatenation and to its encoders alone; "" if absent."""
+    values = {system.key: system.uar.value for system in systems}
+    plain, alone = [], []
+    for system in systems:
+        if system.name != name:
+            continue
+        plain.append(system.uar.value - values.get(("concat", system.key[1]), math.nan))
+        singles = [
+            values[head, encoder]
+            for head in ("fcn", "cnn")
+            for encoder in system.encoders
+            if (head, encoder) in values
+        ]
+        alone.append(system.uar.value - max(singles, default=math.nan))
+    said = [
+        f"above {what} in {sum(gain > 0 for gain in gains)} of {len(gains)} sets of encoders "
+        f"(mean {100 * sum(gains) / len(gains):+.1f} points)"
+        for what, gains in (("concat", plain), ("the best network on one of its encoders", alone))
+        if gains and not any(map(math.isnan, gains))
+    ]
+    return f"{name} is {' and '.join(said)}; nver compare tests single pairs." if said else ""
 
 
 def _lines(

@@ -77,3 +77,12 @@ def test_without_published_figures_there_is_no_column_for_them(fake, tmp_path):
     page = write_index(tmp_path, [Chapter("Toy", "speaker", "toy")]).read_text("utf-8")
     assert '<th scope="col" class="number">Published' not in page
     assert "Missing here" not in page
+
+
+def test_a_fusion_stands_against_concat_and_its_encoders_alone(fake, tmp_path):
+    fake.systems[2]["name"] = "concat"
+    fake.write(tmp_path / "toy")
+    page = write_index(tmp_path, [Chapter("Toy", "speaker", "toy")]).read_text("utf-8")
+    assert "mata is above concat in 1 of 1 sets of encoders (mean +2.0 points) and above" in page
+    assert "one of its encoders in 1 of 1 sets of encoders (mean +12.0 points)" in page
+    assert "mata-cnn is" not in page
