@@ -84,7 +84,12 @@ SCORES_LAYOUT = Layout(
         "calibration": list,
         "robustness": list,
     },
-    {"failures": ("sentence",)},
+    {
+        "failures": ("sentence",),
+        "disaggregated": ("name", "encoders", "by"),
+        "calibration": ("name", "encoders"),
+        "robustness": ("name", "encoders", "clean", "perturbations"),
+    },
 )
 RUN_LAYOUT = Layout(
     {"settings": dict, "corpus": dict, "encoders": list, "leakage": dict},
@@ -98,7 +103,11 @@ RUN_LAYOUT = Layout(
         "identity": dict,
         "published": list,
     },
-    {"encoders": ("name", "licence"), "systems": ("name", "summary")},
+    {
+        "encoders": ("name", "licence"),
+        "systems": ("name", "summary"),
+        "tuning": ("name", "encoders", "fold", "chosen"),
+    },
 )
 
 

@@ -21,6 +21,9 @@ from nver.report.tables import (
 )
 from nver.report.verdicts import Comparisons, number, p_text
 
+TOLD = ("corpus", "system", "protocol", "source", "status")
+"""What a published figure says of itself."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -36,8 +39,9 @@ class Row:
         Whether it is the best one, and whether it cannot be told from the best one.
     below : str
         The linear system that it lies far below; "" for none.
-    cells : tuple of (value, low, high)
-        Metrics in percent.
+    cells : tuple of (value, low, high, published)
+        Metrics in percent; the last is what others published for this system on these encoders and
+        this corpus, "" for nothing.
     seconds : str
         Time of training.
     plot : Whisker
@@ -49,7 +53,7 @@ class Row:
     best: bool
     level: bool
     below: str
-    cells: tuple[tuple[str, str, str], ...]
+    cells: tuple[tuple[str, str, str, str], ...]
     seconds: str
     plot: Whisker
 
@@ -73,9 +77,11 @@ def result_table(record: RunRecord, compared: Comparisons) -> list[tuple[str, li
     top, shared = best(record.systems), shared_encoders(record.systems)
     linear = best([system for system in record.systems if system.linear])
     end = axis(record)
+    beside = _beside(record)
 
     def row(system: SystemScore) -> Row:
         rival = far_below(system, record.systems)
+        others = beside.get((system.name, frozenset(system.encoders)), ("", "", ""))
         estimates = (system.uar, system.accuracy, system.macro_f1)
         verdict = compared.of(system)
         return Row(
@@ -84,7 +90,10 @@ def result_table(record: RunRecord, compared: Comparisons) -> list[tuple[str, li
             best=system == top,
             level=verdict is not None and not verdict.distinguishable,
             below=rival.title if rival else "",
-            cells=tuple((percent(e.value), percent(e.low), percent(e.high)) for e in estimates),
+            cells=tuple(
+                (percent(e.value), percent(e.low), percent(e.high), other)
+                for e, other in zip(estimates, others, strict=True)
+            ),
             seconds=duration(system.seconds),
             plot=Whisker(
                 along(system.uar.value, end),
@@ -102,6 +111,19 @@ def result_table(record: RunRecord, compared: Comparisons) -> list[tuple[str, li
         )
         for heading, members in groups(record.systems)
     ]
+
+
+def _beside(record: RunRecord) -> dict[tuple[str, frozenset[str]], tuple[str, str, str]]:
+    """Return published UAR (never stated), accuracy and macro-F1 by system and set of encoders."""
+    return {
+        (str(entry["name"]), frozenset(map(str, entry["encoders"]))): (
+            "",
+            percent(number(entry.get("accuracy"))),
+            percent(number(entry.get("macro_f1"))),
+        )
+        for entry in _published(record)
+        if entry.get("name") and entry.get("encoders")
+    }
 
 
 def axis(record: RunRecord) -> float:
@@ -133,6 +155,10 @@ def pairs(record: RunRecord, compared: Comparisons) -> list[Pair]:
     return rows
 
 
+def _published(record: RunRecord) -> list[Mapping[str, Any]]:
+    return [*record.run["published"], *(record.scores.get("published") or ())]
+
+
 def _effect(value: float) -> str:
     if math.isnan(value):
         return "-"
@@ -142,15 +168,9 @@ def _effect(value: float) -> str:
 
 def published(record: RunRecord) -> list[dict[str, str]]:
     """Return the published figures that the run was given, in percent, each with its source."""
-    entries: list[Mapping[str, Any]] = [
-        *record.run["published"],
-        *(record.scores.get("published") or ()),
-    ]
     rows = []
-    for entry in entries:
-        row = {
-            name: str(entry.get(name) or "") for name in ("corpus", "system", "protocol", "source")
-        }
+    for entry in _published(record):
+        row = {name: str(entry.get(name) or "") for name in TOLD}
         row |= {name: percent(number(entry.get(name))) for name in ("accuracy", "macro_f1")}
         if row not in rows:
             rows.append(row)

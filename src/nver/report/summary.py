@@ -15,7 +15,7 @@ from nver.report.statement import Statement, counted, listed
 from nver.report.tables import SystemScore, best, far_below, linear_rival, percent
 from nver.report.verdicts import Comparisons, comparisons, key, number, p_text
 
-NAMED = 6
+NAMED = 5
 """Most systems that one point lists."""
 
 
@@ -213,6 +213,8 @@ def _people(record: RunRecord) -> Statement | None:
     sentences = [str(sentence) for sentence in found[1].get("worst") or ()]
     if not sentences:
         return None
+    if len(sentences) > NAMED:
+        sentences[NAMED:] = [f"and {len(sentences) - NAMED} more, in the section on groups"]
     return Statement("Worst groups", f"Of {found[0].title}:", details=tuple(sentences))
 
 

@@ -6,6 +6,7 @@ import re
 import pandas as pd
 import pytest
 
+from contracts.full_record import enrich
 from nver.errors import NverError
 from nver.report.record import NEEDED, read_record
 
@@ -60,6 +61,39 @@ def test_identical_recordings_are_two_clips(fake, tmp_path):
 def test_a_run_without_maps_is_read(fake, tmp_path):
     fake.projection = False
     assert read_record(fake.write(tmp_path)).projection is None
+
+
+def test_what_a_run_may_record_is_read(fake, tmp_path):
+    bare = read_record(fake.write(tmp_path / "run"))
+    assert (bare.places, bare.curves, bare.plans) == (None, None, None)
+    assert bare.run["identity"] == {}
+    full = read_record(enrich(tmp_path / "run"))
+    assert len(full.places) == 72
+    assert set(full.curves["system"]) == {"fcn", "mata", "mata-transductive"}
+    assert set(full.plans["source"]) == {"spectral", "prosodic"}
+
+
+@pytest.mark.parametrize("name", ["clips.parquet", "curves.parquet", "plans.parquet"])
+def test_what_a_run_may_record_is_checked(run_folder, name):
+    pd.DataFrame({"file": ["a"]}).to_parquet(run_folder / name)
+    with pytest.raises(NverError, match=f"{name}' is not what nver writes: it lacks the columns"):
+        read_record(run_folder)
+
+
+@pytest.mark.parametrize("section", ["disaggregated", "calibration", "robustness"])
+def test_what_is_absent_may_be_null(fake, tmp_path, section):
+    fake.scores[section] = None
+    assert read_record(fake.write(tmp_path)).scores[section] == []
+
+
+def test_sections_of_another_make_are_refused(fake, tmp_path):
+    fake.scores["robustness"] = [{"name": "lda"}]
+    refused(
+        fake.write(tmp_path),
+        f"'{tmp_path / 'scores.json'}' is not what nver writes: expected name and encoders and "
+        "clean and perturbations in every entry of 'robustness'. Run `nver evaluate` again, into "
+        "an empty folder.",
+    )
 
 
 def test_speakers_in_one_fold_each_are_not_divided(run_folder):

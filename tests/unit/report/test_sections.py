@@ -126,6 +126,19 @@ def test_published_figures_stand_once_with_their_protocol(full):
     assert rows[0]["protocol"] == "5-fold, speakers in training and test"
 
 
+def test_a_published_figure_stands_beside_its_system(full):
+    def change(scores, run):
+        run["published"][0] |= {"name": "mata", "encoders": ["prosodic", "spectral"]}
+        run["published"][0]["status"] = "quoted; not checked"
+
+    record = full(change)
+    rows = [row for _, rows in result_table(record, comparisons(record.scores)) for row in rows]
+    beside = {row.system.name: [cell[3] for cell in row.cells] for row in rows}
+    assert beside.pop("mata") == ["", "75.1", "74.6"]
+    assert {text for texts in beside.values() for text in texts} == {""}
+    assert published(record)[0]["status"] == "quoted; not checked"
+
+
 # -- each emotion
 
 

@@ -99,8 +99,8 @@ def test_a_long_list_of_networks_is_cut(fake, points):
         fake.systems[0] | {"name": f"net-{i}", "uar": bad} for i in range(9)
     ]
     details = points(fake)["Networks and linear baseline"].details
-    assert len(details) == 7
-    assert details[-1] == "and 3 more, marked in the table"
+    assert len(details) == 6
+    assert details[-1] == "and 4 more, marked in the table"
 
 
 def test_a_run_without_linear_baseline_says_so(fake, points):
