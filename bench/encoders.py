@@ -104,7 +104,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")
-    chosen = parser.parse_args()
+    compare(parser.parse_args())
+
+
+def compare(chosen: argparse.Namespace) -> None:
+    """Print both sides' clips a second."""
     name = KINDS[chosen.kind]
     torch.manual_seed(0)  # noqa: TID251 - transformers draws from the global stream
     with tempfile.TemporaryDirectory() as scratch:

@@ -39,13 +39,14 @@ class TransportPlan:
     row_potential, column_potential : float [..., n], [..., m]
         f and g in units of the cost; minus infinity where the weight is 0.
     marginal_error : float [...]
-        ||P 1 - a||_1 + ||P^T 1 - b||_1 of this very plan, in [0, 2] and lower is better.
+        ||P 1 - a||_1 + ||P^T 1 - b||_1 of this very plan, in [0, 2] and lower is better; in single
+        precision where the plan is in half.
     iterations : int [...]
         Pairs of updates that each problem got.
-    converged : bool [...]
-        ``marginal_error <= tolerance``; False for a plan with NaN.
     eps : float
         The regularisation, in units of the cost.
+    tolerance : float
+        The marginal error that was asked for.
     """
 
     plan: Float[Tensor, "*batch n m"]
@@ -55,8 +56,13 @@ class TransportPlan:
     column_potential: Float[Tensor, "*batch m"]
     marginal_error: Float[Tensor, "*batch"]
     iterations: Int[Tensor, "*batch"]
-    converged: Bool[Tensor, "*batch"]
     eps: float
+    tolerance: float
+
+    @property
+    def converged(self) -> Bool[Tensor, "*batch"]:
+        """Whether ``marginal_error <= tolerance``; False for a plan with NaN."""
+        return self.marginal_error <= self.tolerance
 
     def apply(self, x: Float[Tensor, "*batch m dim"]) -> Float[Tensor, "*batch n dim"]:
         """Return the barycentric map of `x`: row i is sum_j P_ij x_j / a_i.
@@ -90,8 +96,8 @@ class TransportPlan:
             column_potential=self.row_potential,
             marginal_error=self.marginal_error,
             iterations=self.iterations,
-            converged=self.converged,
             eps=self.eps,
+            tolerance=self.tolerance,
         )
 
 
@@ -177,23 +183,21 @@ def sinkhorn(
     if not plan_gradient:
         cost, source, target = cost.detach(), _detached(source), _detached(target)
     wide = cost.float() if cost.dtype in (torch.float16, torch.bfloat16) else cost
-    a = _weights(source, cost.shape[:-1], wide, "source")
-    b = _weights(target, cost.shape[:-2] + cost.shape[-1:], wide, "target")
+    shape = cost.shape
+    a = _weights(source, shape[:-1], wide, "source")
+    b = _weights(target, shape[:-2] + shape[-1:], wide, "target")
     if source is not None or target is not None:
         wide = wide.masked_fill((a == 0).unsqueeze(-1) | (b == 0).unsqueeze(-2), 0)
     flat = (wide, a, b) if wide.ndim == 3 else _flat(wide, a, b)
     found = solve(Problem(*flat, eps, iterations, tolerance))
-    plan, row, column, error, done = found[:5]
-    a, b, converged = a.detach(), b.detach(), error <= tolerance
+    plan, row, column, error, done, _ = found
+    if a.requires_grad or b.requires_grad:
+        a, b = a.detach(), b.detach()
     if wide.ndim != 3 or wide is not cost:
-        plan, error, done, converged = (
-            part.view(cost.shape[:-2] + part.shape[1:]) for part in (plan, error, done, converged)
-        )
+        plan, error, done = (part.view(shape[:-2] + part.shape[1:]) for part in (plan, error, done))
         row, column = row.view(a.shape), column.view(b.shape)
-        plan, a, b, row, column, error = (
-            part.to(cost.dtype) for part in (plan, a, b, row, column, error)
-        )
-    return TransportPlan(plan, a, b, row, column, error, done, converged, eps)
+        plan, a, b, row, column = (part.to(cost.dtype) for part in (plan, a, b, row, column))
+    return TransportPlan(plan, a, b, row, column, error, done, eps, tolerance)
 
 
 def _detached(x: Tensor | None) -> Tensor | None:

@@ -33,7 +33,8 @@ from nver.scaling.compiled import (
     padded,
     tape_of,
 )
-from nver.scaling.vectors import add4, dot4, exp_row, outer4
+from nver.scaling.exponentials import exp_row
+from nver.scaling.vectors import outer4, sweep_back
 
 
 @compiled
@@ -46,25 +47,6 @@ def _entries(cost, scale, u, v, kernel, limits):
         for j in range(m // 8 * 8, m):
             t = u[i] + v[j] - cost[i, j] * scale
             kernel[i, j] = exp(t) if t > limits.flush else 0.0
-
-
-@compiled
-@no_type_check
-def _sweep(kernel, h, x, w, a_inverse, g, sums):
-    """Do w -= x (K h), g = w x / a, sums = K^T g in one reading of K."""
-    fill(sums, kernel.dtype.type(0))
-    for i in range(0, kernel.shape[0], 4):
-        s0, s1, s2, s3 = dot4(kernel, i, h)
-        w[i] -= x[i] * s0
-        w[i + 1] -= x[i + 1] * s1
-        w[i + 2] -= x[i + 2] * s2
-        w[i + 3] -= x[i + 3] * s3
-        g0 = w[i] * x[i] * a_inverse[i]
-        g1 = w[i + 1] * x[i + 1] * a_inverse[i + 1]
-        g2 = w[i + 2] * x[i + 2] * a_inverse[i + 2]
-        g3 = w[i + 3] * x[i + 3] * a_inverse[i + 3]
-        g[i], g[i + 1], g[i + 2], g[i + 3] = g0, g1, g2, g3
-        add4(kernel, i, (g0, g1, g2, g3), sums)
 
 
 @compiled
@@ -152,7 +134,7 @@ def _pull_one(cost, sides, scale, tape, count, given, work, limits):
             for j in range(z.size):
                 hs[k, j] = z[j] * tape.y[t, j] * sides.b_inverse[j]
                 db[j] += z[j]
-            _sweep(kernel, hs[k], xs[k], w, sides.a_inverse, gs[k], sums)
+            sweep_back(kernel, hs[k], xs[k], w, sides.a_inverse, gs[k], sums)
             for i in range(w.size):
                 da[i] += w[i]
                 w[i] = 0

@@ -34,25 +34,26 @@ def solve(problem: Problem) -> Solution:
         If NVER_SINKHORN names no solver, or one that is not available.
     """
     solver = choose(problem.cost)
-    inputs = (problem.cost, problem.source, problem.target)
-    if not (torch.is_grad_enabled() and any(part.requires_grad for part in inputs)):
+    cost, a, b = problem[:3]
+    wanted = cost.requires_grad or a.requires_grad or b.requires_grad
+    if not (wanted and torch.is_grad_enabled()):
         return solver.solve(problem, keep=False)
     call = _Call(problem, solver)
-    plan = _Plan.apply(*inputs, call)  # type: ignore[no-untyped-call]
+    plan = _Plan.apply(cost, a, b, call)  # type: ignore[no-untyped-call]
     return Solution(plan, *call.rest)
 
 
 def choose(cost: Float[Tensor, "problems n m"]) -> Solver:
     """Return the solver for costs like these: the one that NVER_SINKHORN names, or the fastest."""
     name = os.environ.get(VARIABLE, "")
+    if not name and cost.is_cpu and (found := _fused(cost.dtype)):
+        return found  # the usual case, first: a small solve takes no longer than this function did
     if name and name not in NAMES:
         raise SettingsError(f"{VARIABLE} must be one of {', '.join(NAMES)}, got '{name}'.")
     if name == "logarithmic":
         return cast(Solver, _module("logarithmic"))
-    if cost.device.type == "cpu" and name != "batched":
-        fused = _fused(cost.dtype)
-        if fused is not None:
-            return fused
+    if name == "fused" and cost.is_cpu and (found := _fused(cost.dtype)):
+        return found
     if name == "fused":
         raise SettingsError(
             f"{VARIABLE} is 'fused', which needs costs on a CPU and a numba that works: "
@@ -115,20 +116,20 @@ class _Plan(torch.autograd.Function):
     def forward(ctx: Any, cost: Tensor, source: Tensor, target: Tensor, call: _Call) -> Tensor:
         plan, row, column, error, count, call.tape = call.solver.solve(call.problem, keep=True)
         call.rest = (row, column, error, count)
-        ctx.save_for_backward(cost, source, target, plan)
+        # What is saved is refused if it was changed in place; each costs as much as a small array.
+        weights = (source, target) if source.requires_grad or target.requires_grad else ()
+        ctx.save_for_backward(plan, cost, *weights)
         ctx.call = call
         return plan
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        _, source, target, plan = ctx.saved_tensors  # refuses what was changed in place
+        plan, _, *weights = ctx.saved_tensors
         call: _Call = ctx.call
         found = call.solver.pull_back(call.problem, Solution(plan, *call.rest, call.tape), grad)
-        _, by_source, by_target, _ = ctx.needs_input_grad
-        return (
-            found.cost,
-            over(found.log_source, source) if by_source else None,
-            over(found.log_target, target) if by_target else None,
-            None,
-        )
+        if not weights:
+            return found.cost, None, None, None
+        source, target = weights
+        by_source, by_target = over(found.log_source, source), over(found.log_target, target)
+        return found.cost, by_source, by_target, None

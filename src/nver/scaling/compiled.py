@@ -109,8 +109,9 @@ class Tape(NamedTuple):
 
 def tape_sizes(n: int, m: int, slots: int) -> tuple[int, int, int]:
     """Return how many scalings, potentials and integers a problem's tape holds."""
+    rows, columns = -(-n // ROWS) * ROWS, -(-m // COLUMNS) * COLUMNS
     bases = max(1, slots - 1)
-    return slots * sum(padded(n, m)), bases * (n + m), bases + 1
+    return slots * (rows + columns), bases * (n + m), bases + 1
 
 
 @compiled

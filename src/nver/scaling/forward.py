@@ -24,7 +24,8 @@ from nver.scaling.compiled import (
     padded,
     tape_of,
 )
-from nver.scaling.vectors import add4, dot4, exp_row, most
+from nver.scaling.exponentials import exp_row, most
+from nver.scaling.vectors import divide, sweep
 
 
 @compiled
@@ -122,45 +123,6 @@ def _log_step(cost, sides, scale, u, v, kernel, limits, factors):
 
 @compiled
 @no_type_check
-def _sweep(kernel, a, y, before, x, sums, tiny):
-    """Set x = a / (K y), sums = K^T x in one reading of K; return the row error of (before, y)."""
-    zero = kernel.dtype.type(0)
-    error = zero
-    fill(sums, zero)
-    for i in range(0, kernel.shape[0], 4):
-        s0, s1, s2, s3 = dot4(kernel, i, y)
-        error += abs(before[i] * s0 - a[i]) + abs(before[i + 1] * s1 - a[i + 1])
-        error += abs(before[i + 2] * s2 - a[i + 2]) + abs(before[i + 3] * s3 - a[i + 3])
-        x0 = a[i] / (s0 if s0 > tiny else tiny)
-        x1 = a[i + 1] / (s1 if s1 > tiny else tiny)
-        x2 = a[i + 2] / (s2 if s2 > tiny else tiny)
-        x3 = a[i + 3] / (s3 if s3 > tiny else tiny)
-        x[i], x[i + 1], x[i + 2], x[i + 3] = x0, x1, x2, x3
-        add4(kernel, i, (x0, x1, x2, x3), sums)
-    return error
-
-
-@compiled
-@no_type_check
-def _outside(scaling, weights, limits):
-    """Return how many scalings of points with weight are outside of [1 / widest, widest]."""
-    outside = 0
-    for i in range(scaling.size):
-        fits = (scaling[i] >= limits.least) & (scaling[i] <= limits.widest)
-        outside += 0 if fits | (weights[i] == 0) else 1
-    return outside
-
-
-@compiled
-@no_type_check
-def _divide(weights, sums, scaling, tiny):
-    """Set the scaling weights / sums, 0 for weight 0."""
-    for j in range(sums.size):
-        scaling[j] = weights[j] / (sums[j] if sums[j] > tiny else tiny)
-
-
-@compiled
-@no_type_check
 def _ones(weights, scaling):
     """Set the scaling 1, 0 for weight 0."""
     for i in range(weights.size):
@@ -195,6 +157,7 @@ def _iterate(cost, sides, settings, tape, work, limits, plan):
     x, y, u, v, start, _ = tape
     kernel, sums, factors = work
     slots, bases = x.shape[0], u.shape[0]
+    ranges = (limits.tiny, limits.least, limits.widest)
     _ones(sides.b, y[0])
     fill(v[0], 0)
     _absorb(v[0], y[0], v[0])
@@ -203,7 +166,7 @@ def _iterate(cost, sides, settings, tape, work, limits, plan):
     while t < iterations:
         old, new = t % slots, (t + 1) % slots
         if not absorb:
-            error = _sweep(kernel, sides.a, y[old], x[old], x[new], sums, limits.tiny)
+            error, outside = sweep(kernel, sides.a, y[old], x[old], x[new], sums, ranges)
             if (
                 tolerance > 0
                 and t % every == 0
@@ -211,8 +174,7 @@ def _iterate(cost, sides, settings, tape, work, limits, plan):
                 and _finish(kernel, x[old], y[old], sides, plan) <= tolerance
             ):
                 break
-            _divide(sides.b, sums, y[new], limits.tiny)
-            absorb = _outside(x[new], sides.a, limits) + _outside(y[new], sides.b, limits) > 0
+            absorb = outside + divide(sides.b, sums, y[new], ranges) > 0
             if absorb:
                 _absorb(v[segment % bases], y[old], v[(segment + 1) % bases])
                 segment += 1

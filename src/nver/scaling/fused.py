@@ -83,14 +83,9 @@ def pull_back(
     return Gradient(from_numpy(found[0]), from_numpy(found[1]), from_numpy(found[2]))
 
 
-def _arrays(*tensors: Tensor) -> tuple[np.ndarray, ...]:
+def _arrays(*tensors: Tensor) -> list[np.ndarray]:
     """Return them in C's order: the loops are compiled for that."""
-    return tuple(
-        tensor.numpy(force=True)
-        if tensor.is_contiguous()
-        else tensor.contiguous().numpy(force=True)
-        for tensor in tensors
-    )
+    return [tensor.contiguous().numpy(force=True) for tensor in tensors]
 
 
 def _tape(shape: tuple[int, ...], dtype: np.dtype, iterations: int) -> tuple[np.ndarray, ...]:

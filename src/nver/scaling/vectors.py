@@ -1,4 +1,4 @@
-"""Products of four rows of a matrix at a time, written for the vector unit.
+"""The sweeps over K, written for the vector unit: four rows at a time.
 
 Left to itself LLVM guards each loop over a row against arrays that overlap, and sums in halves of
 the widest registers; at 32 columns that costs more than the products. Here the vectors are 64 bytes
@@ -12,23 +12,24 @@ Rows are whole vectors (`compiled.COLUMNS` entries are one of float32 and two of
 from __future__ import annotations
 
 import importlib
-import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 from nver.scaling.compiled import numba
 
+ir: Any = None
+cgutils: Any = None
+types: Any = None
 if numba is not None:
-    ir: Any = importlib.import_module("llvmlite.ir")
-    cgutils: Any = importlib.import_module("numba.core.cgutils")
-    types: Any = numba.types
+    ir = importlib.import_module("llvmlite.ir")
+    cgutils = importlib.import_module("numba.core.cgutils")
+    types = numba.types
 
 BYTES = 64
 FLAGS = ("contract", "reassoc", "nsz")
 
 
-class _Code:
+class Code:
     """Writes LLVM's instructions for one element type."""
 
     def __init__(self, context: Any, builder: Any, array: Any) -> None:
@@ -139,47 +140,139 @@ class _Code:
         lanes = self.integer(self.lanes)
         return self.builder.udiv(self.builder.extract_value(array.shape, 1), lanes)
 
+    def four(self, array: Any, first: Any, value: Any = None) -> Any:
+        """Return entries first to first + 3, or write them."""
+        place = self.builder.gep(array.data, [first])
+        place = self.builder.bitcast(place, ir.VectorType(self.scalar, 4).as_pointer())
+        if value is not None:
+            return self.builder.store(value, place, align=self.size)
+        return self.builder.load(place, align=self.size)
 
-def _dot4(typing: Any, matrix: Any, first: Any, vector: Any) -> Any:
-    def write(context: Any, builder: Any, signature: Any, given: Any) -> Any:
-        code = _Code(context, builder, matrix)
-        k, y = code.array(matrix, given[0]), code.array(vector, given[2])
-        rows = code.rows(k, given[1], range(4))
+    def all(self, kind: Any, number: Any) -> Any:
+        """Return a vector with a number of the program, or of ours, in every lane."""
+        if isinstance(number, float):
+            return ir.Constant(kind, [number] * kind.count)
+        return self.spread(number, kind)
+
+    def at_least(self, value: Any, least: Any) -> Any:
+        """Return the larger of both in every lane."""
+        return self.builder.select(self.builder.fcmp_ordered(">", value, least), value, least)
+
+    def outside(self, value: Any, weights: Any, least: Any, widest: Any) -> Any:
+        """Return 1 where a scaling with weight is outside of its range, else 0."""
+        builder, kind = self.builder, value.type
+        none = builder.fcmp_ordered("==", weights, self.all(kind, 0.0))
+        low = builder.fcmp_ordered(">=", value, self.all(kind, least))
+        high = builder.fcmp_ordered("<=", value, self.all(kind, widest))
+        fits = builder.or_(builder.and_(low, high), none)
+        return builder.select(fits, self.all(kind, 0.0), self.all(kind, 1.0))
+
+
+def _blocks(code: Code, kernel: Any, vector: Any, sums: Any, middle: Callable[..., Any]) -> None:
+    """Write one reading of K: four products K_i y, what becomes of them, sums = K^T of that."""
+    builder, four = code.builder, code.integer(4)
+    vectors = code.vectors(kernel)
+    with cgutils.for_range(builder, vectors) as loop:
+        code.store(ir.Constant(code.vector, None), sums.data, loop.index)
+    with cgutils.for_range(
+        builder, builder.udiv(builder.extract_value(kernel.shape, 0), four)
+    ) as block:
+        first = builder.mul(block.index, four)
+        rows = code.rows(kernel, first, range(4))
         totals = [code.zero() for _ in rows]
-        with cgutils.for_range(builder, code.vectors(k)) as loop:
-            part = code.load(y.data, loop.index)
+        with cgutils.for_range(builder, vectors) as loop:
+            part = code.load(vector.data, loop.index)
             for row, total in zip(rows, totals, strict=True):
                 code.add_to(total, code.load(row, loop.index), part)
-        found = code.sums([builder.load(total) for total in totals])
-        parts = [builder.extract_element(found, ir.IntType(32)(r)) for r in range(4)]
-        return context.make_tuple(builder, signature.return_type, parts)
-
-    return types.UniTuple(matrix.dtype, 4)(matrix, first, vector), write
-
-
-def _add4(typing: Any, matrix: Any, first: Any, factors: Any, sums: Any) -> Any:
-    def write(context: Any, builder: Any, signature: Any, given: Any) -> Any:
-        code = _Code(context, builder, matrix)
-        k, out = code.array(matrix, given[0]), code.array(sums, given[3])
-        rows = code.rows(k, given[1], range(4))
-        spread = [code.spread(builder.extract_value(given[2], r)) for r in range(4)]
-        with cgutils.for_range(builder, code.vectors(k)) as loop:
+        factors = middle(first, code.sums([builder.load(total) for total in totals]))
+        spread = [code.shuffled(factors, factors, [r] * code.lanes) for r in range(4)]
+        with cgutils.for_range(builder, vectors) as loop:
             parts = [
                 code.times(code.load(row, loop.index), factor)
                 for row, factor in zip(rows, spread, strict=True)
             ]
             both = code.plus(code.plus(parts[0], parts[1]), code.plus(parts[2], parts[3]))
-            code.store(code.plus(code.load(out.data, loop.index), both), out.data, loop.index)
+            code.store(code.plus(code.load(sums.data, loop.index), both), sums.data, loop.index)
+
+
+def _sweep(
+    typing: Any, kernel: Any, a: Any, y: Any, before: Any, x: Any, sums: Any, limits: Any
+) -> Any:
+    def write(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        code = Code(context, builder, kernel)
+        kinds = (kernel, a, y, before, x, sums)
+        k, weights, ys, old, new, out = map(code.array, kinds, given[:6])
+        tiny, least, widest = (builder.extract_value(given[6], part) for part in range(3))
+        few = ir.VectorType(code.scalar, 4)
+        error, outside = (cgutils.alloca_once(builder, few) for _ in range(2))
+        for place in (error, outside):
+            builder.store(ir.Constant(few, None), place)
+        name = f"llvm.fabs.v4f{8 * code.size}"
+        absolute = cgutils.get_or_insert_function(builder.module, ir.FunctionType(few, [few]), name)
+
+        def middle(first: Any, found: Any) -> Any:
+            own = code.four(weights, first)
+            off = builder.fsub(code.times(code.four(old, first), found), own)
+            builder.store(code.plus(builder.load(error), builder.call(absolute, [off])), error)
+            scaling = builder.fdiv(own, code.at_least(found, code.all(few, tiny)))
+            code.four(new, first, scaling)
+            more = code.outside(scaling, own, least, widest)
+            builder.store(code.plus(builder.load(outside), more), outside)
+            return scaling
+
+        _blocks(code, k, ys, out, middle)
+        sums_of = [code.sum(builder.load(place), 4) for place in (error, outside)]
+        return context.make_tuple(builder, signature.return_type, sums_of)
+
+    result = types.UniTuple(kernel.dtype, 2)
+    return result(kernel, a, y, before, x, sums, limits), write
+
+
+def _divide(typing: Any, b: Any, sums: Any, y: Any, limits: Any) -> Any:
+    def write(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        code = Code(context, builder, b)
+        weights, totals, out = map(code.array, (b, sums, y), given[:3])
+        tiny, least, widest = (builder.extract_value(given[3], part) for part in range(3))
+        outside = code.zero()
+        count = builder.udiv(builder.extract_value(weights.shape, 0), code.integer(code.lanes))
+        with cgutils.for_range(builder, count) as loop:
+            own, total = (code.load(array.data, loop.index) for array in (weights, totals))
+            scaling = builder.fdiv(own, code.at_least(total, code.spread(tiny)))
+            code.store(scaling, out.data, loop.index)
+            more = code.outside(scaling, own, least, widest)
+            builder.store(code.plus(builder.load(outside), more), outside)
+        return code.sum(builder.load(outside), code.lanes)
+
+    return b.dtype(b, sums, y, limits), write
+
+
+def _sweep_back(
+    typing: Any, kernel: Any, h: Any, x: Any, w: Any, a_inverse: Any, g: Any, sums: Any
+) -> Any:
+    def write(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        code = Code(context, builder, kernel)
+        kinds = (kernel, h, x, w, a_inverse, g, sums)
+        k, hs, xs, ws, inverse, gs, out = map(code.array, kinds, given)
+
+        def middle(first: Any, found: Any) -> Any:
+            scaling = code.four(xs, first)
+            left = builder.fsub(code.four(ws, first), code.times(scaling, found))
+            code.four(ws, first, left)
+            factors = code.times(code.times(left, scaling), code.four(inverse, first))
+            code.four(gs, first, factors)
+            return factors
+
+        _blocks(code, k, hs, out, middle)
         return context.get_dummy_value()
 
-    return types.void(matrix, first, factors, sums), write
+    return types.void(kernel, h, x, w, a_inverse, g, sums), write
 
 
 def _outer4(typing: Any, lefts: Any, rights: Any, terms: Any, first: Any, total: Any) -> Any:
     matrix = lefts.dtype
 
     def write(context: Any, builder: Any, signature: Any, given: Any) -> Any:
-        code = _Code(context, builder, matrix)
+        code = Code(context, builder, matrix)
         pairs = [
             tuple(code.array(matrix, builder.extract_value(side, i)) for side in given[:2])
             for i in range(2)
@@ -196,7 +289,7 @@ def _outer4(typing: Any, lefts: Any, rights: Any, terms: Any, first: Any, total:
     return types.void(lefts, rights, terms, first, total), write
 
 
-def _outer_block(code: _Code, pairs: Any, at: Any, out: tuple[Any, Any], width: int) -> None:
+def _outer_block(code: Code, pairs: Any, at: Any, out: tuple[Any, Any], width: int) -> None:
     """Write the sums over terms of four rows and `width` vectors: they stay in registers."""
     builder, (terms, first), (target, vector) = code.builder, at, out
     places = [builder.add(vector, code.integer(i)) for i in range(width)]
@@ -215,138 +308,20 @@ def _outer_block(code: _Code, pairs: Any, at: Any, out: tuple[Any, Any], width: 
             code.store(builder.load(total), row, place)
 
 
-class _Exponential:
-    """Writes exp of vectors of 8 float64: Cody & Waite's reduction by ln 2, Taylor's polynomial.
-
-    The result has the precision of the element type that it is for.
-    """
-
-    LANES = 8
-    TERMS = {4: 7, 8: 12}  # noqa: RUF012 - a table; |r| <= 0.35, and 0.35^8 / 8! is 6e-9
-
-    def __init__(self, builder: Any, element: Any, size: int) -> None:
-        self.builder = builder
-        self.wide = ir.VectorType(ir.DoubleType(), self.LANES)
-        self.bits = ir.VectorType(ir.IntType(64), self.LANES)
-        self.half = ir.VectorType(ir.IntType(32), self.LANES)
-        self.narrow = ir.VectorType(element, self.LANES)
-        self.terms = self.TERMS[size]
-
-    def number(self, value: float) -> Any:
-        """Return a vector of one number."""
-        return ir.Constant(self.wide, [value] * self.LANES)
-
-    def fused(self, a: Any, b: Any, c: Any) -> Any:
-        """Return a * b + c."""
-        product = self.builder.fmul(a, b, flags=("contract",))
-        return self.builder.fadd(product, c, flags=("contract",))
-
-    def of(self, t: Any) -> Any:
-        """Return exp(t) for t from -700 to 700."""
-        builder = self.builder
-        scaled = builder.fmul(t, self.number(1.4426950408889634))
-        floor = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(self.wide, [self.wide]), f"llvm.floor.v{self.LANES}f64"
-        )
-        k = builder.call(floor, [builder.fadd(scaled, self.number(0.5))])
-        r = self.fused(k, self.number(-6.93147180369123816490e-01), t)
-        r = self.fused(k, self.number(-1.90821492927058770002e-10), r)
-        p = self.number(1 / math.factorial(self.terms))
-        for term in range(self.terms - 1, -1, -1):
-            p = self.fused(p, r, self.number(1 / math.factorial(term)))
-        whole = builder.sext(builder.fptosi(k, self.half), self.bits)
-        power = builder.shl(whole, ir.Constant(self.bits, [52] * self.LANES))
-        return builder.bitcast(builder.add(builder.bitcast(p, self.bits), power), self.wide)
-
-
-class _Scores(_Exponential):
-    """Walks over v - scale * cost in float64, 8 at a time; a rest of fewer is left out."""
-
-    def __init__(self, code: _Code, kinds: tuple[Any, Any], given: tuple[Any, Any, Any]) -> None:
-        super().__init__(code.builder, code.scalar, code.size)
-        self.code = code
-        self.cost = code.array(kinds[0], given[0])
-        self.v = code.array(kinds[1], given[2])
-        self.minus = code.spread(code.builder.fneg(given[1]), self.wide)
-
-    def place(self, array: Any, start: Any, kind: Any) -> Any:
-        """Return where the vector from an entry is."""
-        return self.builder.bitcast(self.builder.gep(array.data, [start]), kind.as_pointer())
-
-    @contextmanager
-    def each(self) -> Iterator[tuple[Any, Any]]:
-        """Write a loop that gives each start and its scores."""
-        builder, lanes = self.builder, self.code.integer(self.LANES)
-        count = builder.udiv(builder.extract_value(self.cost.shape, 0), lanes)
-        with cgutils.for_range(builder, count) as loop:
-            start = builder.mul(loop.index, lanes)
-            c = builder.load(self.place(self.cost, start, self.narrow), align=self.code.size)
-            c = c if self.code.size == 8 else builder.fpext(c, self.wide)
-            v = builder.load(self.place(self.v, start, self.wide), align=8)
-            yield start, self.fused(c, self.minus, v)
-
-    def variable(self, value: float) -> Any:
-        """Return a variable with a vector of one number in it."""
-        place = cgutils.alloca_once(self.builder, self.wide)
-        self.builder.store(self.number(value), place)
-        return place
-
-
-def _exp_row(typing: Any, cost: Any, scale: Any, v: Any, shift: Any, out: Any, flush: Any) -> Any:
-    def write(context: Any, builder: Any, signature: Any, given: Any) -> Any:
-        code = _Code(context, builder, cost)
-        scores = _Scores(code, (cost, v), given[:3])
-        outs = code.array(out, given[4])
-        shifted, least = (code.spread(number, scores.wide) for number in (given[3], given[5]))
-        total = scores.variable(0.0)
-        with scores.each() as (start, score):
-            t = builder.fadd(score, shifted)
-            above = builder.fcmp_ordered(">=", t, least)
-            e = scores.of(builder.select(above, t, least))
-            e = builder.select(above, e, scores.number(0.0))
-            builder.store(builder.fadd(builder.load(total), e), total)
-            e = e if code.size == 8 else builder.fptrunc(e, scores.narrow)
-            builder.store(e, scores.place(outs, start, scores.narrow), align=code.size)
-        return code.sum(builder.load(total), scores.LANES)
-
-    return types.float64(cost, scale, v, shift, out, flush), write
-
-
-def _most(typing: Any, cost: Any, scale: Any, v: Any) -> Any:
-    def write(context: Any, builder: Any, signature: Any, given: Any) -> Any:
-        code = _Code(context, builder, cost)
-        scores = _Scores(code, (cost, v), given)
-        most, strange = scores.variable(-math.inf), scores.variable(0.0)
-        with scores.each() as (_, t):
-            old = builder.load(most)
-            builder.store(builder.select(builder.fcmp_ordered(">", t, old), t, old), most)
-            mark = builder.select(
-                builder.fcmp_unordered("uno", t, t), scores.number(1.0), scores.number(0.0)
-            )
-            builder.store(builder.fadd(builder.load(strange), mark), strange)
-        parts = [builder.extract_element(builder.load(most), ir.IntType(32)(i)) for i in range(8)]
-        while len(parts) > 1:
-            a, b = parts[:2]
-            parts = [*parts[2:], builder.select(builder.fcmp_ordered(">", a, b), a, b)]
-        marks = code.sum(builder.load(strange), scores.LANES)
-        usual = builder.fcmp_ordered("==", marks, ir.DoubleType()(0.0))
-        return builder.select(usual, parts[0], ir.DoubleType()(math.nan))
-
-    return types.float64(cost, scale, v), write
-
-
-def _intrinsic(written: Any) -> Any:
+def intrinsic_of(written: Any) -> Any:
     """Return the function for use in numba's loops; without numba there are none."""
     return written if numba is None else numba.extending.intrinsic(written)
 
 
-dot4 = _intrinsic(_dot4)
-"""Return the products of rows first, ... first + 3 of a matrix and a vector."""
-add4 = _intrinsic(_add4)
-"""Add to `sums` the rows first, ... first + 3, each times its factor."""
-outer4 = _intrinsic(_outer4)
+sweep = intrinsic_of(_sweep)
+"""Set x = a / (K y), sums = K^T x in one reading of K.
+
+`limits` are (tiny, least, widest). Returns the row error of (before, y), and how many x are outside
+of their range.
+"""
+divide = intrinsic_of(_divide)
+"""Set y = b / sums; return how many y are outside of their range."""
+sweep_back = intrinsic_of(_sweep_back)
+"""Do w -= x (K h), g = w x / a, sums = K^T g in one reading of K."""
+outer4 = intrinsic_of(_outer4)
 """Set four rows of the sum over terms k of x_k h_k^T + g_k y_k^T, from (x, g) and (h, y)."""
-exp_row = _intrinsic(_exp_row)
-"""Set exp(v - scale * cost + shift) in whole vectors of 8, 0 below flush; return their sum."""
-most = _intrinsic(_most)
-"""Return the largest v - scale * cost in whole vectors of 8, NaN where one is that."""
