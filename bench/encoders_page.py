@@ -34,7 +34,7 @@ def manifest(folder: Path, clips: int) -> Path:
 def section(options: Options) -> str:
     """Return the page's section."""
     gpu = options.device != "cpu"
-    clips = 8 if options.quick else 256 if gpu else 24
+    clips = 8 if options.quick else 128 if gpu else 24
     with tempfile.TemporaryDirectory() as folder:
         chosen = Namespace(
             manifest=manifest(Path(folder), clips),

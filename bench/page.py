@@ -31,8 +31,8 @@ PACKAGES = (
 INTRODUCTION = """# Benchmarks
 
 Times of `nver` beside those of other ways to do the same, measured by the scripts of `bench/`. To
-repeat them: `make bench`, or `python -m bench [SECTION ...]` with any of the sections {sections};
-`--quick` is a trial that takes minutes less, `--device cuda` measures on a GPU, and `--list` tells
+repeat them: `make bench`, or `python -m bench [SECTION ...]` with any of the sections
+{sections}; `--quick` is a trial that takes minutes less, `--device cuda` measures on a GPU, and `--list` tells
 what other scripts there are. GeomLoss and OTT-JAX are compared where they are installed; they are
 no dependencies.
 

@@ -185,19 +185,27 @@ def ott() -> list[Method]:
     return [method("OTT-JAX", log=False), method("OTT-JAX, log", log=True)]
 
 
-def methods(device: str = "cpu") -> list[Method]:
-    """Return every method whose package is installed, POT's loop first."""
+def methods(device: str = "cpu") -> tuple[list[Method], list[str]]:
+    """Return every method that works here, POT's loop first, and why others do not."""
     found: list[Method] = []
+    missing = []
     for package, made in (("ot", pot), ("geomloss", geomloss), ("ott", ott)):
-        if importlib.util.find_spec(package) is not None and (device == "cpu" or package != "ott"):
+        if importlib.util.find_spec(package) is None:
+            missing.append(f"{package} is not installed")
+        elif device == "cpu" or package != "ott":
             found += made()
-    if device != "cpu":
-        # POT's kernel form makes its ones on the CPU (its pull request 851).
-        found = [method for method in found if method.name not in ("POT batch", LAST_STEP)]
+    if device != "cpu" or importlib.util.find_spec("numba") is not None:
         found.append(own("nver", ""))
-    elif importlib.util.find_spec("numba") is not None:
-        found.append(own("nver", ""))
-    return [*found, own("nver, torch alone", "batched")]
+    found.append(own("nver, torch alone", "batched"))
+    cost, w = (part.to(device) for part in clouds(2, 8))
+    for method in list(found):
+        try:
+            method.forward(cost)
+            method.backward(cost, w)
+        except Exception as error:  # noqa: BLE001 - another library's, on a device or version of ours
+            found.remove(method)
+            missing.append(f"{method.name} fails: {type(error).__name__}: {str(error)[:120]}")
+    return found, missing
 
 
 def expected(cost: Tensor, w: Tensor) -> np.ndarray:
@@ -330,7 +338,7 @@ def errors(rows: list[Measured]) -> str:
 def section(options: Options) -> str:
     """Return the page's section."""
     chosen = ([32, 64], [1, 32]) if options.quick else ([32, 64, 120, 256, 1024], [1, 5, 32, 256])
-    found = methods(options.device)
+    found, missing = methods(options.device)
     rows: list[Measured] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -347,6 +355,8 @@ def section(options: Options) -> str:
         times(rows, "both"),
         errors(rows),
     ]
+    if missing:
+        parts.append("Not measured: " + "; ".join(" ".join(why.split()) for why in missing) + ".")
     if options.device != "cpu":
         parts.append(launches())
     return "\n\n".join(parts)
@@ -382,7 +392,8 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     warnings.simplefilter("ignore")
     settings = Options(quick=False, device=given.device, threads=given.threads)
-    found = methods(given.device)
+    found, missing = methods(given.device)
+    print(missing)
     print(f"{given.threads} threads, torch {torch.__version__}; us per problem.\n", flush=True)
     rows = []
     for n, problems in sizes(given.sizes, given.batches):
