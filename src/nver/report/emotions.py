@@ -7,16 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 
-from nver.metrics import f1s, precisions, recalls, uar
+from nver.metrics import f1s, precisions, recalls
 from nver.report.charts import Whisker, ceiling, whisker
 from nver.report.colours import ink, shade
 from nver.report.record import RunRecord
 from nver.report.tables import Estimate, SystemScore, percent
-from nver.significance import cluster_bootstrap
-
-RESAMPLES = 1000
+from nver.report.verdicts import key, number
 
 
 @dataclass(frozen=True)
@@ -37,8 +34,7 @@ class Emotion:
 def emotions(record: RunRecord, system: SystemScore) -> list[Emotion]:
     """Return every label of a run as one system recognises it."""
     counts = record.confusions[system]
-    rows = record.parts[system.key]
-    intervals = [recall_interval(rows, label) for label in record.labels]
+    intervals = recalls_of(record, system)
     end = ceiling([value for one in intervals for value in (one.value, one.high)])
     supports = record.supports()
     precision, f1 = precisions(counts), f1s(counts)
@@ -58,25 +54,22 @@ def emotions(record: RunRecord, system: SystemScore) -> list[Emotion]:
     ]
 
 
-def recall_interval(rows: pd.DataFrame, label: str) -> Estimate:
-    """Return the recall of a label with its bootstrap interval over speakers.
+def recalls_of(record: RunRecord, system: SystemScore) -> list[Estimate]:
+    """Return the recall of each label, with the interval of the groups by class in scores.json.
 
-    A clip whose speaker is unknown stands for itself. NaN where no clip has the label; no interval
-    where none or all of its clips were recognised, since every resample gives the same then.
+    No interval where none or all of the clips were recognised: every resample gives the same then.
     """
-    own = rows[rows["label"] == label]
-    if own.empty:
-        return Estimate(math.nan, math.nan, math.nan)
-    who = own["speaker"].astype(object)
-    clusters, _ = pd.factorize(who.where(who.notna(), "file " + own["file"].astype(str)))
-    seeds, _ = pd.factorize(own["seed"])
-    counts = np.zeros((clusters.max() + 1, seeds.max() + 1, 2, 2), dtype=np.int64)
-    missed = (own["predicted"] != label).to_numpy(dtype=np.int64)
-    np.add.at(counts, (clusters, seeds, np.zeros_like(missed), missed), 1)
-    found = cluster_bootstrap(counts, uar, n=RESAMPLES)
-    if found.value in (0.0, 1.0):
-        return Estimate(found.value, math.nan, math.nan)
-    return Estimate(found.value, max(found.low, 0.0), min(found.high, 1.0))
+    entries = record.scores.get("disaggregated") or ()
+    own = [entry["by"].get("class") or () for entry in entries if key(entry) == system.key]
+    ends = {str(row["value"]): (row.get("low"), row.get("high")) for rows in own for row in rows}
+    found = []
+    for label, value in zip(
+        record.labels, recalls(record.confusions[system]).tolist(), strict=True
+    ):
+        low, high = (number(end) for end in ends.get(label, (None, None)))
+        certain = value in (0.0, 1.0)
+        found.append(Estimate(value, *((math.nan, math.nan) if certain else (low, high))))
+    return found
 
 
 def _taken_for(row: np.ndarray, place: int, labels: Sequence[str]) -> str:

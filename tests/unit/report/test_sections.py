@@ -13,7 +13,7 @@ from contracts.full_record import enrich
 from nver.report.audit import audit
 from nver.report.breakdown import MANY, breakdowns
 from nver.report.coupling import Plan, plan_svg, plans
-from nver.report.emotions import emotions, recall_interval
+from nver.report.emotions import emotions, recalls_of
 from nver.report.learning import learning_curves, summary
 from nver.report.origin import provenance, tuning, without_folders
 from nver.report.record import read_record
@@ -23,6 +23,7 @@ from nver.report.stress import stress
 from nver.report.summary import summarise
 from nver.report.trust import accuracy_at, trusts
 from nver.report.verdicts import comparisons
+from unit.report.fake_run import predictions
 
 MINUS = "\u2212"
 
@@ -142,36 +143,33 @@ def test_a_published_figure_stands_beside_its_system(full):
 # -- each emotion
 
 
-def test_recall_and_its_interval():
-    rows = pd.DataFrame(
-        {
-            "label": ["joy"] * 8 + ["fear"] * 2,
-            "predicted": ["joy", "fear"] * 4 + ["fear"] * 2,
-            "speaker": ["a", "a", "b", "b", "c", "c", "d", "d", "a", "b"],
-            "file": [f"{i}.wav" for i in range(10)],
-            "seed": 0,
-        }
-    )
-    joy = recall_interval(rows, "joy")
-    assert joy.value == joy.low == joy.high == 0.5  # every speaker is recognised alike
-    fear = recall_interval(rows, "fear")
-    assert fear.value == 1
-    assert math.isnan(fear.low)
-    assert math.isnan(recall_interval(rows, "awe").value)
+def test_recalls_have_the_intervals_of_their_class(full):
+    def change(scores, run):
+        for entry in scores["disaggregated"]:
+            rows = [{"value": label, "low": 0.25, "high": 0.75} for label in ("anger", "fear")]
+            entry["by"]["class"] = rows
+
+    record = full(change)
+    system = record.systems[0]
+    anger, fear, joy = recalls_of(record, system)
+    assert (anger.low, fear.high) == (0.25, 0.75)
+    assert math.isnan(joy.low)
+    counts = record.confusions[system]
+    assert anger.value == counts[0, 0] / counts[0].sum()
 
 
-def test_unknown_speakers_stand_for_themselves():
-    rows = pd.DataFrame(
-        {
-            "label": "joy",
-            "predicted": ["joy", "fear"] * 10,
-            "speaker": pd.Series([None] * 20, dtype=object),
-            "file": [f"{i}.wav" for i in range(20)],
-            "seed": 0,
-        }
-    )
-    found = recall_interval(rows, "joy")
-    assert 0.2 < found.low < found.value == 0.5 < found.high < 0.8
+def test_a_label_that_is_always_recognised_has_no_interval(fake, full):
+    rows = predictions(fake.systems)
+    fake.predictions = rows.assign(predicted=rows["label"])
+
+    def change(scores, run):
+        for entry in scores["disaggregated"]:
+            entry["by"]["class"] = [{"value": "anger", "low": 1.0, "high": 1.0}]
+
+    record = full(change)
+    anger = recalls_of(record, record.systems[0])[0]
+    assert anger.value == 1
+    assert math.isnan(anger.low)
 
 
 def test_each_emotion_names_what_it_is_taken_for(full):
