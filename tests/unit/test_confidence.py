@@ -233,6 +233,7 @@ def test_a_fold_or_seed_without_inner_predictions_is_named(record, inner):
 
 
 def test_too_few_inner_clips_for_sets_leave_the_temperature(record, inner):
+    pytest.importorskip("mapie")
     few = inner.groupby(["fold", "seed"]).head(8)
     (section,) = calibration(record, few)
     assert section["scaled"]["temperature"] > 0
