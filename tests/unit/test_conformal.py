@@ -54,7 +54,7 @@ def test_exchangeable_clips_are_covered_as_often_as_promised(known, sharper):
     # Whatever the probabilities are worth. Each draw has its own threshold, so the covered clips of
     # one draw are beta-binomial; one test clip per draw makes the count binomial.
     rng = np.random.default_rng(1)
-    draws = 400
+    draws = 200
     covered = 0
     for _ in range(draws):
         said, truth = simulated(rng, 50, sharper=sharper)
