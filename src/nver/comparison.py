@@ -155,6 +155,8 @@ class Comparison:
         """Return the result in plain words."""
         title, difference = METRICS[self.metric].title, self.difference
         one, other = _called(self.first), _called(self.second)
+        if one == other:
+            one, other = f"{one} of the first run", f"{other} of the second"
         if math.isnan(difference.low):
             return f"{one} and {other} cannot be compared: {difference.reason}."
         points = abs(difference.value) * 100
@@ -163,7 +165,7 @@ class Comparison:
         relation = "above" if difference.value >= 0 else "below"
         said = (
             f"{one} is {points:.1f} points of {title} {relation} {other} "
-            f"({round(difference.level * 100)} % interval {low:.1f} to {high:.1f}, "
+            f"({round(difference.level * 100)} % interval {_points(low)} to {_points(high)}, "
             f"p = {_p(self.p_holm)})"
         )
         if self.distinguishable:
@@ -346,6 +348,10 @@ def _coarse(interval: Interval, alpha: float) -> str:
 
 def _called(entry: SystemEntry) -> str:
     return f"{entry.name} ({entry.joined})"
+
+
+def _points(value: float) -> str:
+    return f"{round(value, 1) + 0.0:.1f}"  # + 0.0 makes -0.0 plain
 
 
 def _p(value: float) -> str:

@@ -124,6 +124,8 @@ def test_two_records_of_the_same_clips_in_another_order():
     for second in (other, shuffled, relabelled):
         found = compare(predictions, entries[0], second, second.entries[0], effort=QUICK)
         assert found.outcome() == expected.outcome()
+        assert found.sentence().startswith("mata (a+b) of the first run is ")
+        assert " above mata (a+b) of the second (95 % interval" in found.sentence()
         assert found.caution == ONE_SEED
 
 
