@@ -101,6 +101,19 @@ def test_scores_follow_from_the_record(finished: Path) -> None:
         assert 0 <= entry["uar"]["low"] <= entry["uar"]["value"] <= entry["uar"]["high"] <= 1
 
 
+def test_systems_are_compared_and_groups_told_apart(finished: Path) -> None:
+    scores = json.loads((finished / "scores.json").read_text())
+    compared = scores["comparisons"]
+    assert len(compared["pairs"]) == len(scores["systems"]) - 1 == 4
+    assert compared["reference"]["name"] != "mata-transductive"
+    assert not any(pair["distinguishable"] for pair in compared["pairs"])
+    assert "with 3 speakers no p can be below 0.25" in compared["caution"]
+    for section in ("disaggregated", "calibration"):
+        assert len(scores[section]) == len(scores["systems"])
+    assert {"class", "speaker"} <= set(scores["disaggregated"][0]["by"])
+    assert scores["robustness"] is None
+
+
 def test_every_system_ran_on_its_encoders(finished: Path) -> None:
     scores = json.loads((finished / "scores.json").read_text())
     ran = {(entry["name"], *entry["encoders"]) for entry in scores["systems"]}
