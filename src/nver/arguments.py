@@ -154,7 +154,7 @@ def _evaluate_command(commands: Any) -> None:
     evaluate.add_argument(
         "--allow-leak",
         action="store_true",
-        help="go on although audio stands on both sides of a fold",
+        help="go on although a speaker or audio stands on both sides of a fold",
     )
     evaluate.add_argument(
         "--perturb",

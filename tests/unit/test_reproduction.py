@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -144,3 +146,40 @@ def test_a_dry_run_says_the_plan_and_does_nothing(place, tmp_path, capsys):
     assert "Encoders: spectral" in told
     assert "bursts, leave one speaker out: 9 trainings, about a minute" in told
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture(scope="module")
+def jnv(place) -> Path:
+    """Return a root with a corpus in the layout of JNV: 4 speakers, 6 emotions, 2 clips of each."""
+    root = place / "corpora"
+    clips = sorted((place / "data" / "bursts").rglob("*.wav"))
+    emotions = ("angry", "disgust", "fear", "happy", "sad", "surprise")
+    names = [
+        f"{speaker}_{emotion}_0{take}_R.wav"
+        for speaker in ("F1", "F2", "M1", "M2")
+        for emotion in emotions
+        for take in range(2)
+    ]
+    for clip, name in zip(clips, names, strict=True):
+        (root / "jnv" / name[:2]).mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(clip, root / "jnv" / name[:2] / name)
+    return root
+
+
+def test_a_corpus_of_the_paper_is_judged_twice_beside_its_published_figures(
+    jnv, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(planning, "GRID", ("lda",))
+    planned = plan(Wanted(root=jnv, encoders=("spectral",), jobs=1))
+    assert [part.protocol for part in planned.parts] == ["random", "loso"]
+    assert [one.name for one in planned.missing] == ["ASVP-ESD (update)", "VIVAE", "CREMA-D"]
+    done = reproduce(planned, tmp_path)
+    assert not done.undone
+    text = (tmp_path / "index.md").read_text(encoding="utf-8")
+    row = next(line for line in text.splitlines() if line.startswith("| lda | spectral |"))
+    assert row.count("[") == 2
+    assert "MATA: 77.40 / 76.19" in text
+    assert "**VIVAE**: 1085 clips, 94 MB, licence" in text
+    told = json.loads((tmp_path / "jnv-loso" / "run.json").read_text(encoding="utf-8"))
+    assert {row["corpus"] for row in told["published"]} == {"jnv"}
+    assert told["settings"]["recipe"] == "paper"
