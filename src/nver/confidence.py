@@ -10,8 +10,9 @@ promise of the sets is approximate; how often they hold the true class is theref
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -133,20 +134,23 @@ class _Intervals:
 
     def __init__(self, unit: Unit) -> None:
         self._unit = unit
-        self._asked: list[tuple[dict[str, Any], np.ndarray]] = []
+        self._asked: list[tuple[dict[str, Any], np.ndarray, float]] = []
 
-    def of(self, rows: _Rows, each: np.ndarray) -> dict[str, Any]:
-        """Return a dict that will hold the interval of the mean of `each` after `draw`."""
-        if self._asked and sum(sums.size for _, sums in self._asked) > _CELLS:
+    def of(self, rows: _Rows, each: np.ndarray, most: float = math.inf) -> dict[str, Any]:
+        """Return a dict that will hold the interval of the mean of `each` after `draw`.
+
+        The mean lies between 0 and `most`, and so do the ends.
+        """
+        if self._asked and sum(sums.size for _, sums, _ in self._asked) > _CELLS:
             self.draw()
-        self._asked.append(({}, rows.sums(each)))
+        self._asked.append(({}, rows.sums(each), most))
         return self._asked[-1][0]
 
     def draw(self) -> None:
         """Fill what was returned so far."""
-        drawn = cluster_bootstraps([sums for _, sums in self._asked], _mean, unit=self._unit)
-        for (table, _), interval in zip(self._asked, drawn, strict=True):
-            table |= interval.to_dict()
+        drawn = cluster_bootstraps([sums for _, sums, _ in self._asked], _mean, unit=self._unit)
+        for (table, _, most), found in zip(self._asked, drawn, strict=True):
+            table |= replace(found, low=max(found.low, 0.0), high=min(found.high, most)).to_dict()
         self._asked = []
 
 
@@ -339,7 +343,7 @@ def _conformal(tested: _Rows, known: _Rows, task: _Task) -> dict[str, Any]:
     return {
         "alpha": task.alpha,
         "coverage": float(covered.mean()),
-        "interval": task.intervals.of(tested, covered.astype(np.float64)),
+        "interval": task.intervals.of(tested, covered.astype(np.float64), most=1.0),
         "coverage_by_class": by_class,
         "mean_size": float(sizes.mean()),
         "empty": float((sizes == 0).mean()),

@@ -283,3 +283,15 @@ def test_the_temperature_is_at_its_limit_for_a_system_that_is_never_wrong(record
     scaled = calibration(record, right)[0]["scaled"]
     assert scaled["at_limit"] == ["a", "b"]
     assert Temperature(scaled["temperatures"]["a"], 1)(probabilities).max() <= 1
+
+
+def test_intervals_stay_within_the_range_of_what_they_are_of(inner):
+    tested = [
+        rows(fold * 10 + seed, FCN, "ab"[fold], clips=20, model_seed=seed, speakers=2)
+        for fold in (0, 1)
+        for seed in (0, 1)
+    ]
+    (entry,) = calibration(Predictions(joined(*tested), LABELS, (FCN,)), inner, alpha=0.1)
+    found = entry["conformal"]["interval"]
+    assert 0 <= found["low"] <= entry["conformal"]["coverage"] <= found["high"] == 1
+    assert all(ends["low"] >= 0 for ends in entry["raw"]["intervals"].values())
