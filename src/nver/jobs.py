@@ -31,7 +31,8 @@ class Systems(Protocol):
     It may have more: ``build(..., chosen=...)`` and ``space(name)`` where systems can be tuned,
     ``build(..., device=...)`` where they can be trained elsewhere than on the CPU, and
     ``fit_many(models, parts)``, which trains several models of one system at once. A model may
-    have a ``history_`` (`nver.training.History`) and ``plans(X)`` (as `FusionClassifier` does).
+    have a ``history_`` (`nver.training.History`), ``plans(X)`` (as `FusionClassifier` does) and
+    ``said_``, sentences for the run's notes.
     """
 
     COUPLINGS: Mapping[str, str | None]
@@ -201,7 +202,8 @@ def _outcome(job: Job, data: Data, systems: Any, fitted: _Fitted | None) -> Outc
         except Exception as error:  # noqa: BLE001 - whatever it is, the other systems go on
             failure = failure_of(job.run, job.fold.name, job.seed, error)
             return Outcome(job.number, {}, {}, (), failure)
-    notes = tuple(dict.fromkeys((*fitted.notes, *_said(caught))))
+    said = getattr(fitted.model, "said_", ())
+    notes = tuple(dict.fromkeys((*said, *fitted.notes, *_said(caught))))
     return Outcome(
         job.number,
         probabilities,

@@ -127,7 +127,7 @@ def pack_size(settings: Mapping[str, Any], device: str = "cpu") -> int:
     convolutions and linear systems gain nothing. On a GPU the more the better: `nver.training` cuts
     what does not fit into its memory.
     """
-    if settings.get("head") in LINEAR:
+    if settings.get("head") in LINEAR or "choose" in settings:
         return 1
     if device != "cpu":
         return EVERYTHING

@@ -16,7 +16,7 @@ from nver.registry import unknown
 if TYPE_CHECKING:
     import numpy as np
 
-    from nver.estimators import EmotionClassifier, FusionClassifier
+    from nver.estimators import EmotionClassifier, FusionClassifier, ViewChoice
     from nver.training import TrainingSettings
 
 COUPLINGS: Mapping[str, str | None] = {"": None, "inductive": None, "transductive": "batch"}
@@ -82,6 +82,18 @@ SYSTEMS: Mapping[str, SystemSpec] = {
         SystemSpec(
             "concat-logreg", "logreg on all embeddings side by side", "fusion", {"head": "logreg"}
         ),
+        SystemSpec(
+            "best-lda",
+            "lda on the encoder that is best inside the training part",
+            "fusion",
+            {"head": "lda", "choose": "view"},
+        ),
+        SystemSpec(
+            "best-fcn",
+            "dense head on the encoder that is best inside the training part",
+            "fusion",
+            {"head": "fcn", "choose": "view"},
+        ),
         SystemSpec("concat", "dense branches, concatenated", "fusion", {"fusion": "concat"}),
         SystemSpec("late", "mean logits of dense heads", "fusion", {"fusion": "late"}),
         SystemSpec("transport", "MATA without attention", "fusion", {"fusion": "transport"}, _BOTH),
@@ -114,7 +126,8 @@ def get_system(name: str) -> SystemSpec:
 def space(name: str) -> Mapping[str, float]:
     """Return the settings of a system that can be tuned, with the values that it has untuned.
 
-    Each lies within its span in `SPANS`. Linear systems have none.
+    Each lies within its span in `SPANS`. Linear systems have none, nor have those that choose an
+    encoder: that is their search.
 
     Raises
     ------
@@ -122,7 +135,7 @@ def space(name: str) -> Mapping[str, float]:
         If there is no such system.
     """
     spec = get_system(name)
-    if spec.settings.get("head") in ("lda", "logreg"):
+    if spec.settings.get("head") in ("lda", "logreg") or "choose" in spec.settings:
         return {}
     recipe = _recipe(spec)
     found = {"learning_rate": recipe.learning_rate, "dropout": recipe.dropout, "width": 1.0}
@@ -147,7 +160,7 @@ def build(
     seed: int = 0,
     chosen: Mapping[str, float] | None = None,
     device: str = "cpu",
-) -> EmotionClassifier | FusionClassifier:
+) -> EmotionClassifier | FusionClassifier | ViewChoice:
     """Return the untrained estimator of a system.
 
     Parameters
@@ -177,8 +190,11 @@ def build(
         raise SettingsError(
             f"System '{name}' needs {needed}, got {len(views)} ({', '.join(views)})."
         )
-    from nver.estimators import EmotionClassifier, FusionClassifier
+    from nver.estimators import EmotionClassifier, FusionClassifier, ViewChoice
 
+    if "choose" in spec.settings:
+        head = spec.settings["head"]
+        return ViewChoice(head, views=dict(views), random_state=seed, device=device)
     given = dict(spec.settings) | _chosen(spec, chosen or {}) | {"device": device}
     if "head" in spec.settings:
         return EmotionClassifier(**given, random_state=seed)

@@ -13,7 +13,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from nver.errors import SettingsError, UnknownNameError
-from nver.estimators import EmotionClassifier, FusionClassifier, column_views
+from nver.estimators import EmotionClassifier, FusionClassifier, ViewChoice, column_views
 from nver.fusion import BatchCoupling
 from nver.training import TrainingSettings
 
@@ -262,6 +262,44 @@ def test_a_head_has_a_width_and_nothing_is_refused():
     for estimator in (EmotionClassifier("fcn", width=0), FusionClassifier(width=float("nan"))):
         with pytest.raises(SettingsError, match="width must be a finite number above 0, got"):
             estimator.fit(X, y)
+
+
+def _one_good_view(seed=0):
+    """Return clips whose second view says the class, and whose first says the speaker."""
+    rng = np.random.default_rng(seed)
+    codes, people = np.tile(np.arange(3), 20), np.repeat(np.arange(6), 10)
+    first = rng.standard_normal((60, 12)) + 4 * rng.standard_normal((6, 12))[people]
+    second = rng.standard_normal((60, 10)) + 2 * rng.standard_normal((3, 10))[codes]
+    labels = np.array(["anger", "fear", "joy"])[codes]
+    return np.hstack([first, second]), labels, np.array([f"s{i}" for i in people], dtype=object)
+
+
+@pytest.mark.parametrize("head", ["lda", "fcn"])
+def test_the_view_is_chosen_inside_the_training_part(head):
+    X, y, speakers = _one_good_view()
+    model = ViewChoice(head, views=VIEWS).fit(X, y, speakers)
+    assert model.view_ == "other"
+    assert model.uar_["one"] < 0.6 < model.uar_["other"] <= 1
+    alone = EmotionClassifier(head).fit(X[:, 12:], y, speakers)
+    np.testing.assert_array_equal(model.predict_proba(X), alone.predict_proba(X[:, 12:]))
+    assert model.predict(X).tolist() == alone.predict(X[:, 12:]).tolist()
+    assert model.said_ == ("'other' was chosen inside the training part",)
+    assert hasattr(model, "history_") == (head == "fcn")
+    changed = X.copy()
+    changed[:, :12] += 100  # what was not chosen plays no part
+    np.testing.assert_array_equal(model.predict_proba(changed), model.predict_proba(X))
+
+
+@pytest.mark.parametrize("groups", [None, ["s"] * 60, [None] * 60, ["s", "t"] * 30])
+def test_a_view_is_chosen_whatever_is_known_of_speakers(groups):
+    X, y, _ = _one_good_view()
+    assert ViewChoice(views=VIEWS).fit(X, y, groups).view_ == "other"
+
+
+def test_of_equal_views_the_first_is_taken():
+    X, y, _ = _one_good_view()
+    twice = {"a": slice(12, 22), "b": slice(12, 22)}
+    assert ViewChoice(views=twice).fit(X, y).view_ == "a"
 
 
 def test_without_transport_there_are_no_plans():

@@ -213,6 +213,13 @@ def test_a_networks_curve_and_example_plans_are_returned(data):
     assert outcomes[0].examples.plans["b", "a"].dtype == np.float32
 
 
+def test_what_a_model_says_of_itself_is_a_note(data):
+    recorder = Recorder()
+    recorder.said_ = ("'b' was chosen",)
+    (outcome,) = trained(data, recorder, job())
+    assert outcome.notes == ("'b' was chosen",)
+
+
 def test_what_is_no_network_has_no_curve(data):
     (outcome,) = trained(data, Recorder(), replace(job(), plans=True))
     assert (outcome.curve, outcome.examples) == (None, None)

@@ -82,7 +82,13 @@ def test_packs_hold_every_job_once_and_one_system_each(runs, size, processes):
 
 @pytest.mark.parametrize(
     ("name", "cpu", "cuda"),
-    [("mata", 8, 10**9), ("fcn", 8, 10**9), ("mata-cnn", 1, 10**9), ("lda", 1, 1)],
+    [
+        ("mata", 8, 10**9),
+        ("fcn", 8, 10**9),
+        ("mata-cnn", 1, 10**9),
+        ("lda", 1, 1),
+        ("best-fcn", 1, 1),
+    ],
 )
 def test_what_is_trained_at_once_depends_on_system_and_device(name, cpu, cuda):
     settings = systems.get_system(name).settings

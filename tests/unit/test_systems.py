@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from nver.errors import SettingsError, UnknownNameError
-from nver.estimators import EmotionClassifier, FusionClassifier
+from nver.estimators import EmotionClassifier, FusionClassifier, ViewChoice
 from nver.fusion import FUSIONS
+from nver.schedule import LINEAR
 from nver.systems import COUPLINGS, SYSTEMS, build, fit_many, get_system, space
 from nver.training import TrainingSettings
 
@@ -25,7 +26,7 @@ def test_every_system_trains_and_is_judged_by_its_rules(name):
     rng = np.random.default_rng(0)
     X, y = rng.standard_normal((24, 14)), np.tile(["a", "b", "c"], 8)
     estimator = _build(name)
-    if name not in ("lda", "logreg", "concat-lda", "concat-logreg"):
+    if hasattr(estimator, "settings") and SYSTEMS[name].settings.get("head") not in LINEAR:
         estimator.set_params(settings=TrainingSettings(epochs=1, min_steps=0))
     estimator.fit(X, y, groups=np.repeat(np.arange(8), 3))
     for rule in SYSTEMS[name].rules:
@@ -41,8 +42,8 @@ def test_every_system_trains_and_is_judged_by_its_rules(name):
 def test_the_table_is_the_papers_comparison():
     assert list(SYSTEMS) == [
         "lda", "logreg", "fcn", "cnn",
-        "concat-lda", "concat-logreg", "concat", "late", "transport", "attention",
-        "mata", "mata-cnn",
+        "concat-lda", "concat-logreg", "best-lda", "best-fcn",
+        "concat", "late", "transport", "attention", "mata", "mata-cnn",
     ]  # fmt: skip
 
 
@@ -64,6 +65,13 @@ def test_a_system_is_an_estimator_with_its_settings():
     mata = build("mata-cnn", TWO, seed=7)
     assert isinstance(mata, FusionClassifier)
     assert (mata.fusion, mata.branch, mata.random_state, mata.views) == ("mata", "cnn", 7, TWO)
+
+
+def test_what_chooses_its_encoder_is_told_which_there_are_and_is_not_tuned():
+    best = build("best-fcn", TWO, seed=7)
+    assert isinstance(best, ViewChoice)
+    assert (best.head, best.views, best.random_state) == ("fcn", TWO, 7)
+    assert space("best-fcn") == {}
 
 
 def test_the_number_of_encoders_must_fit():

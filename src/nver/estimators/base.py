@@ -104,7 +104,7 @@ class EmbeddingClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[
             scaled.inputs,
             scaled.single,
             torch.from_numpy(codes),
-            None if groups is None else torch.from_numpy(_group_codes(groups)),
+            None if groups is None else torch.from_numpy(group_codes(groups)),
             settings,
             seed,
         )
@@ -202,7 +202,7 @@ def _scaled(X: np.ndarray) -> Scaled:
     return Scaled(scaler, inputs, torch.from_numpy(inputs.astype(np.float32)))
 
 
-def _group_codes(groups: ArrayLike | Sequence[Any]) -> np.ndarray:
+def group_codes(groups: ArrayLike | Sequence[Any]) -> np.ndarray:
     """Return a number per group; a clip without one gets a number of its own."""
     listed = enumerate(np.asarray(groups, dtype=object))
     names = [f"none {i}" if name is None else f"name {name}" for i, name in listed]

@@ -17,6 +17,9 @@ LINEAR = ("lda", "logreg")
 TRANSDUCTIVE = "-transductive"
 """How the names of systems end whose predictions look at the other clips of the test batch."""
 
+CHOOSING = "best-"
+"""How the names of systems begin that take one of several encoders."""
+
 WIDTH = 100
 NAME_WIDTH = 26
 ENCODERS_WIDTH = 18
@@ -90,8 +93,8 @@ class SystemScore:
 
     @property
     def fusion(self) -> bool:
-        """Whether it listens through more than one encoder."""
-        return len(self.encoders) > 1
+        """Whether it listens through more than one encoder, and does not just choose one."""
+        return len(self.encoders) > 1 and not self.name.startswith(CHOOSING)
 
     @property
     def linear(self) -> bool:
