@@ -4,8 +4,8 @@ Labels, speakers and folds are those of emogator12 (1,800 clips, 12 classes, 75 
 speaker-disjoint folds) where the corpus lies beside the checkout, else made up in the same numbers.
 The embeddings of two encoders, 768 and 1,024 columns, are random with class means: what is measured
 is what happens after encoding. Memory is that of all processes together (proportional set size:
-shared pages count once), sampled twice a second; CPU time is that of all processes, and the share
-of it in wall time times cores says how busy the cores were with this.
+shared pages count once), sampled every two seconds; CPU time is that of all processes, and the
+share of it in wall time times cores says how busy the cores were with this.
 
     python -m bench.grid [--seeds 5] [--jobs 2] [--device cpu] [--out FOLDER]
 """
@@ -65,7 +65,7 @@ class Memory(threading.Thread):
         self.largest, self.done = 0, threading.Event()
 
     def run(self):  # noqa: D102 - of a thread
-        while not self.done.wait(0.5):
+        while not self.done.wait(2.0):
             self.largest = max(self.largest, sum(map(_pss, _tree(os.getpid()))))
 
 
@@ -129,6 +129,8 @@ def run(seeds: int, jobs: int | None, device: str, out: Path | None = None) -> G
             device=device,
             saved=out or Path(scratch),
         )
+    # A system that failed has cost next to nothing.
+    assert not predictions.failures, [failure.sentence() for failure in predictions.failures]
     wall = time.perf_counter() - started
     memory.done.set()
     seconds = {entry.name: entry.seconds for entry in predictions.entries}
