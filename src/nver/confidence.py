@@ -316,6 +316,7 @@ def _scaled(tested: _Rows, known: _Rows, task: _Task) -> dict[str, Any]:
     return _scores(tested, probabilities, task) | {
         "temperature": float(np.mean(list(values.values()))),
         "temperatures": values,
+        "left_out": sum(len(inner[fold]) - fitted.n for fold, fitted in temperatures.items()),
         "at_limit": [fold for fold, fitted in temperatures.items() if fitted.at_limit],
     }
 

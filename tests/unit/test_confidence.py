@@ -127,6 +127,14 @@ def test_each_fold_has_its_temperature_of_its_inner_predictions(record, inner):
     assert scaled["at_limit"] == []
 
 
+def test_inner_predictions_that_rule_out_the_truth_are_counted_and_left_out(record, inner):
+    before = calibration(record, inner)[0]["scaled"]
+    blind = inner.head(5).assign(label="joy", p_anger=0.75, p_fear=0.25, p_joy=0.0)
+    after = calibration(record, joined(inner, blind))[0]["scaled"]
+    assert (before["left_out"], after["left_out"]) == (0, 5)
+    assert before["temperatures"] == after["temperatures"]
+
+
 def test_scaling_mends_what_was_wrong(record, inner):
     section = calibration(record, inner)[0]
     for name in ("log_loss", "brier", "classwise_ece"):
@@ -206,7 +214,8 @@ def test_every_number_stands_in_the_docs(record, inner):
     pytest.importorskip("mapie")
     (section,) = calibration(record, inner)
     page = (Path(__file__).parents[2] / "docs" / "calibration.md").read_text(encoding="utf-8")
-    keys = {*section["raw"], *section["conformal"], "coverage", "aurc", "scaled", "at_limit"}
+    keys = {*section["raw"], *section["conformal"], "coverage", "aurc", "scaled"}
+    keys |= {"at_limit", "left_out"}
     missing = {key for key in keys if f"`{key}`" not in page}
     assert missing == {"method", "caution"}
 
