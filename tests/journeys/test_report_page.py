@@ -186,7 +186,9 @@ def test_the_keyboard_walks_over_a_map_and_a_plan(visit, report) -> None:
     assert ".wav" in first
     page.keyboard.press("Enter")
     assert page.locator("#card-list li").count() == 1
+    assert page.evaluate("card.contains(document.activeElement)")
     page.keyboard.press("Escape")
+    assert page.evaluate("document.activeElement.classList.contains('by-label')")
     page.locator("[data-panel=plan] .paper").first.focus()
     for key in ("ArrowRight", "ArrowRight", "Enter"):
         page.keyboard.press(key)

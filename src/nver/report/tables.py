@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -202,7 +202,7 @@ def text_table(scores: Mapping[str, Any]) -> str:
         One line per system: single encoders first, then fusions, each by falling UAR; then what the
         marks mean.
     """
-    systems = ranked(scores)
+    systems, level = ranked(scores), _level(scores)
     blank = " " * (NAME_WIDTH + ENCODERS_WIDTH + 2)
     title = f"UAR % [{100 * systems[0].level:g} %]" if systems else "UAR %"
     lines = [f"{blank}{title:<20}{'accuracy %':>11}{'macro-F1 %':>11}{'time':>12}"]
@@ -210,15 +210,14 @@ def text_table(scores: Mapping[str, Any]) -> str:
         alike = members[0].encoders == shared_encoders(systems)
         lines += ["", f"{title}: {' + '.join(members[0].encoders)}" if alike else title]
         for member in members:
-            lines += _row(member, systems, encoders=not alike)
+            name = member.name + _marks(member, systems, level)
+            lines += _row(name, member, encoders=not alike)
     return "\n".join([*lines, "", *_legend(scores, systems)])
 
 
-def _row(system: SystemScore, systems: Sequence[SystemScore], *, encoders: bool) -> list[str]:
+def _row(name: str, system: SystemScore, *, encoders: bool) -> list[str]:
     """Return the line of a system; a second one where its encoders do not fit into theirs."""
-    name = textwrap.shorten(
-        system.name + _marks(system, systems), NAME_WIDTH - 1, placeholder="..."
-    )
+    name = textwrap.shorten(name, NAME_WIDTH - 1, placeholder="...")
     heard = " + ".join(system.encoders) if encoders else ""
     fits = len(heard) < ENCODERS_WIDTH
     line = (
@@ -229,14 +228,31 @@ def _row(system: SystemScore, systems: Sequence[SystemScore], *, encoders: bool)
     return [line] if fits else [line, *textwrap.wrap(heard, WIDTH - 6, initial_indent=" " * 6)]
 
 
-def _marks(system: SystemScore, systems: Sequence[SystemScore]) -> str:
-    marks = ("*", system.linear), ("~", system.transductive), ("!", far_below(system, systems))
+def _marks(system: SystemScore, systems: Sequence[SystemScore], level: Set[tuple[str, str]]) -> str:
+    marks = (
+        ("=", system.key in level),
+        ("*", system.linear),
+        ("~", system.transductive),
+        ("!", far_below(system, systems)),
+    )
     joined = "".join(mark for mark, holds in marks if holds)
     return f" {joined}" if joined else ""
 
 
+def _level(scores: Mapping[str, Any]) -> frozenset[tuple[str, str]]:
+    """Return the keys of the systems that the paired test cannot tell from the best one."""
+    pairs = (scores.get("comparisons") or {}).get("pairs") or ()
+    return frozenset(
+        (str(pair["name"]), "+".join(pair["encoders"]))
+        for pair in pairs
+        if not pair["distinguishable"]
+    )
+
+
 def _legend(scores: Mapping[str, Any], systems: Sequence[SystemScore]) -> list[str]:
     lines = [f"Chance: UAR {percent(float(scores['chance_uar']))} %"]
+    if _level(scores):
+        lines.append("= the paired test cannot tell it from the best system")
     if any(system.linear for system in systems):
         lines.append("* linear baseline")
     if any(system.transductive for system in systems):

@@ -177,3 +177,19 @@ def test_the_text_table_warns_of_doubtful_intervals_and_names_failed_systems():
         "Intervals: it rests on 4 speakers",
         "System 'cnn' on a failed in fold '1', seed 0: it diverged",
     ]
+
+
+def test_the_text_table_marks_what_cannot_be_told_from_the_best():
+    pairs = [
+        {"name": "lda", "encoders": ["a"], "distinguishable": False},
+        {"name": "fcn", "encoders": ["a"], "distinguishable": True},
+    ]
+    table = scores(
+        entry("mata", ["a", "b"], (0.5, 0.4, 0.6)),
+        entry("lda", ["a"], (0.49, 0.4, 0.6)),
+        entry("fcn", ["a"], (0.3, 0.2, 0.4)),
+    ) | {"comparisons": {"pairs": pairs}}
+    text = text_table(table)
+    assert "  lda =*  " in text
+    assert "fcn !" in text
+    assert "= the paired test cannot tell it from the best system" in text

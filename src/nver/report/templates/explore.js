@@ -90,7 +90,10 @@ player.addEventListener("error", () => {
   note.textContent = "The clip is not where it was when this page was made, or this browser cannot play it.";
   note.hidden = false;
 });
+let back = null; // where the keyboard was before the list opened
 const close = () => {
+  back?.focus();
+  back = null;
   player.pause();
   player.removeAttribute("src");
   player.hidden = note.hidden = card.hidden = true;
@@ -118,7 +121,7 @@ const list = (spot) => {
   card.hidden = false;
 };
 card.querySelector("[data-close]").addEventListener("click", close);
-addEventListener("keydown", (event) => { if (event.key === "Escape") close(); });
+addEventListener("keydown", (event) => { if (event.key === "Escape" && !card.hidden) close(); });
 
 const show = (svg, spot, x, y) => {
   svg.querySelector(".pointer")?.remove();
@@ -154,7 +157,12 @@ for (const box of all("[tabindex]:has([data-explore])")) {
   box.addEventListener("blur", () => show(look(), null));
   box.addEventListener("keydown", (event) => {
     const svg = look();
-    if (event.key === "Enter" && spot?.clips.length) list(spot);
+    if (event.key === "Enter" && spot?.clips.length) {
+      event.preventDefault(); // or the same key presses the button that gets the focus
+      list(spot);
+      card.querySelector("li button, [data-close]").focus();
+      back = box;
+    }
     if (!ARROWS[event.key]) return;
     event.preventDefault();
     spot = kind.step(spot, ...ARROWS[event.key]) ?? spot;
