@@ -15,11 +15,12 @@ from torch.nn.functional import cross_entropy
 
 from nver.errors import SettingsError
 from nver.estimators import EmotionClassifier, FusionClassifier, fit_many
-from nver.fusion import FUSIONS, FusionShape, build_fusion
+from nver.fusion import FUSIONS, FusionShape, attention_core, build_fusion, residual
 from nver.heads import Batch, build_head
 from nver.training import (
     TrainingSettings,
     batches,
+    loop,
     loops,
     pack_size,
     randomness,
@@ -113,6 +114,24 @@ def test_the_number_at_once_and_the_order_change_nothing():
     backwards, _ = _trained(make, SHORT, 4, [3, 2, 1, 0])
     for a, b in zip(backwards, expected[::-1], strict=True):
         torch.testing.assert_close(a.classifier.out.bias, b.classifier.out.bias)
+
+
+@pytest.mark.parametrize("branch", ["fcn", "cnn"])
+def test_the_operations_of_other_devices_train_the_same(monkeypatch, branch):
+    """On a CPU here: no compiled loops, all parameters one matrix. Noise is float32 either way."""
+
+    def make(seed):
+        return _network("mata", branch, seed)
+
+    expected, _ = _trained(make, STOPPING, 4)
+    monkeypatch.setattr(loop, "optimiser", FlatAdamW)
+    for module in (attention_core, residual, randomness):
+        monkeypatch.setattr(module, "loops_work", lambda *_: False)
+    monkeypatch.setattr("nver.heads.networks.loops_work", lambda _: False)
+    found, _ = _trained(make, STOPPING, 4)
+    for a, b in zip(found, expected, strict=True):
+        for mine, theirs in zip(a.parameters(), b.parameters(), strict=True):
+            torch.testing.assert_close(mine, theirs, atol=1e-7, rtol=1e-6)
 
 
 def test_the_same_pack_gives_the_same_bits():

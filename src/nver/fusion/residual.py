@@ -28,7 +28,8 @@ def add_and_norm(
         out: Tensor = _AddAndNorm.apply(x, joined, kinds, weight, bias)  # type: ignore[no-untyped-call]
         return out
     normed = torch.nn.functional.layer_norm(x + joined, x.shape[-1:], eps=EPS)
-    return torch.addcmul(bias[:, None, None], normed, weight[:, None, None])[:, kinds]
+    out = torch.addcmul(bias[:, None, None], normed, weight[:, None, None])
+    return out.index_select(1, kinds)
 
 
 @final
