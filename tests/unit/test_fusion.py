@@ -16,6 +16,7 @@ from nver.fusion import (
     FusionShape,
     attention_core,
     build_fusion,
+    coupling,
     residual,
 )
 from nver.fusion.attending import DROPOUT, SelfAttention
@@ -297,6 +298,15 @@ def test_the_batch_coupling_does_depend_on_the_other_clips():
     fusion, X = _fusion("mata"), _random(11, 30)
     alone = torch.cat([fusion(X[i : i + 1]) for i in range(11)])
     assert not torch.allclose(alone, fusion(X), atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_the_compiled_cost_is_the_normalised_one(dtype):
+    assert coupling.loops_work(dtype)
+    x, y = (_random(2, clips, 5, seed=clips).to(dtype) for clips in (4, 3))
+    torch.testing.assert_close(coupling._cost(x, y), normalised_cost(x, y))
+    alike = torch.ones(1, 3, 5, dtype=dtype)
+    assert torch.equal(coupling._cost(alike, alike), torch.zeros(1, 3, 3, dtype=dtype))
 
 
 def test_companions_give_what_a_batch_with_them_gives():

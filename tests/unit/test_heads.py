@@ -21,6 +21,7 @@ from nver.heads import (
     Linear,
     Standardise,
     build_head,
+    layers,
 )
 from nver.heads.trunk import loops_work
 from nver.training import stack
@@ -210,6 +211,33 @@ def test_a_stack_computes_what_its_members_do_and_so_do_its_gradients(make):
         expected = torch.autograd.grad(alone, parameters, upstream[m]) if parameters else []
         for mine, theirs in zip(gradients, expected, strict=True):
             torch.testing.assert_close(mine[m], theirs, atol=1e-12, rtol=1e-10)
+
+
+@pytest.mark.parametrize("work", [True, False], ids=["compiled", "torch"])
+@pytest.mark.parametrize("share", [0.0, 0.4])
+def test_hidden_units_and_their_gradients_are_those_of_the_formula(monkeypatch, share, work):
+    if work:
+        assert layers.loops_work(F64)
+    monkeypatch.setattr(layers, "loops_work", lambda _: work)
+    members = [Hidden(7, 5, share).double() for _ in range(3)]
+    whole = stack.stack(members, torch.device("cpu"))
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(3, 6, 7, generator=generator, dtype=F64, requires_grad=True)
+    upstream = torch.randn(3, 6, 5, generator=generator, dtype=F64)
+    bits = torch.randint(-(2**15), 2**15, (3, 6, 5), generator=generator).to(torch.int16)
+    weight, bias = whole.dense.weight, whole.dense.bias
+    expected = torch.relu(x @ weight.mT + bias.unsqueeze(1))
+    if share:
+        kept = (bits > whole.dropout.threshold).to(F64)
+        assert 0 < float(kept.mean()) < 1
+        expected = expected * kept / (1 - share)
+    found = whole(x, Batch(None, lambda _: bits))
+    torch.testing.assert_close(found, expected, atol=1e-12, rtol=2e-5)
+    for mine, theirs in zip(
+        *(torch.autograd.grad(out, [x, weight, bias], upstream) for out in (found, expected)),
+        strict=True,
+    ):
+        torch.testing.assert_close(mine, theirs, atol=1e-12, rtol=2e-5)
 
 
 @pytest.mark.parametrize("share", [0.1, 0.3, 0.5])

@@ -1,10 +1,10 @@
-"""The loops of attention among few tokens, its residual and its LayerNorm, compiled for the CPU.
+"""The loops of attention among few tokens, its residual, its LayerNorm and its costs, for the CPU.
 
-Arrays are C-contiguous. With D tokens and B clips, x = i B + c stands for clip c of token i, and r
-pairs it with clip c of token j = (i + r) modulo D: every sum is elementwise over rows of D B
-numbers, one of them shifted by r B. Rows that are read shifted are held twice, end to end.
-`attention_core` and `residual` have the same as torch operations, for GPUs and for where numba is
-missing.
+Numba compiles them. Arrays are C-contiguous. With D tokens and B clips, x = i B + c stands for clip
+c of token i, and r pairs it with clip c of token j = (i + r) modulo D: every sum is elementwise
+over rows of D B numbers, one of them shifted by r B. Rows that are read shifted are held twice, end
+to end. The modules that call them have the same as torch operations, for GPUs and for where numba
+is missing.
 
 One array is written per loop: with more the compiler does not vectorise.
 """
@@ -336,3 +336,24 @@ def add_and_norm_back(gradient, kinds, weight, normed, scale, d_x, d_weight, d_b
                 for w in range(width):
                     d_bias[m, w] += d_x[m, k, c, w]
                 _normalise_back(d_x[m, k, c], weight[m], normed[m, k, c], scale[m, k, c])
+
+
+@compiled_and_kept
+@no_type_check
+def costs(x, y, out):
+    """Set out[m, i, j] to ||x[m, i] - y[m, j]|| over the largest of member m, 0 if all are 0."""
+    members, n, width = x.shape
+    for m in range(members):
+        most = x.dtype.type(0)
+        for i in range(n):
+            for j in range(y.shape[1]):
+                total = x.dtype.type(0)
+                for w in range(width):
+                    apart = x[m, i, w] - y[m, j, w]
+                    total += apart * apart
+                out[m, i, j] = math.sqrt(total)
+                most = max(most, out[m, i, j])
+        scale = x.dtype.type(1 / most if most > 0 else 1)
+        for i in range(n):
+            for j in range(y.shape[1]):
+                out[m, i, j] *= scale

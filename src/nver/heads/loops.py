@@ -1,6 +1,6 @@
-"""What two convolution blocks do beside their matrix products, compiled for the CPU.
+"""What hidden layers and convolution blocks do beside their matrix products, for the CPU.
 
-Each loop reads and writes everything once, where torch needs some six operations.
+Each loop, compiled, reads and writes everything once, where torch needs some six operations.
 """
 
 # ruff: noqa: ANN001, ANN201 - numba takes the types from the calls
@@ -28,6 +28,42 @@ def run(what: str, once: Callable[[], None]) -> bool:
             return True
     LOG.info("%s runs on torch alone, slower on a CPU: %s", what, reason)
     return False
+
+
+@compiled_and_kept
+@no_type_check
+def units(product, bias, bits, threshold, scale, out):
+    """Set out[m, c, u] to max(product[m, u, c] + bias[m, u], 0) times `scale`, or 0 if dropped.
+
+    Shapes: product [members, units, clips]; bias [members, units]; bits [members, clips, units],
+    dropped where they are at most the threshold, or [0, 0, 0]: nothing is.
+    """
+    members, clips, width = out.shape
+    for m in range(members):
+        for c in range(clips):
+            row = out[m, c]
+            for u in range(width):
+                row[u] = product[m, u, c]
+            for u in range(width):
+                value = row[u] + bias[m, u]
+                row[u] = value * scale if value > 0 else 0
+            if bits.shape[0] > 0:
+                drawn = bits[m, c]
+                for u in range(width):
+                    row[u] = row[u] if drawn[u] > threshold else 0
+
+
+@compiled_and_kept
+@no_type_check
+def units_back(gradient, out, scale, inner, d_bias):
+    """Set the gradient at the sums, and add to that at the bias; `out` as `units` left it."""
+    members, clips, width = out.shape
+    for m in range(members):
+        for c in range(clips):
+            for u in range(width):
+                inner[m, c, u] = gradient[m, c, u] * scale if out[m, c, u] > 0 else 0
+            for u in range(width):
+                d_bias[m, u] += inner[m, c, u]
 
 
 @compiled_and_kept
