@@ -48,8 +48,8 @@ class Effort:
 
 THOROUGH = Effort()
 METHOD = (
-    "permutation test that swaps the two systems' answers speaker by speaker; interval by paired "
-    "bootstrap over speakers, with the variance of the seeds"
+    "permutation test that swaps the two systems' answers by {units}; interval by paired bootstrap "
+    "over {units}, with the variance of the seeds"
 )
 POWER = 0.8
 CHOSEN = (
@@ -324,7 +324,7 @@ def comparisons(
     cautions = dict.fromkeys(text for pair in pairs for text in pair.caution.split("; ") if text)
     return {
         "metric": "uar",
-        "method": METHOD,
+        "method": METHOD.format(units=plural(predictions.unit())),
         "alpha": alpha,
         "correction": "Holm",
         "reference": {"name": reference.name, "encoders": list(reference.encoders)},

@@ -105,6 +105,7 @@ def test_the_table_is_of_everything_against_the_best_that_judges_clips_alone():
     assert all(pair["p_holm"] >= p for pair, p in zip(table["pairs"], singles, strict=True))
     assert table["detectable"] == sorted(pair["detectable"] for pair in table["pairs"])[1]
     assert table["caution"] == CHOSEN
+    assert "bootstrap over speakers" in table["method"]
 
 
 def test_one_system_has_nothing_to_be_compared_with():
