@@ -32,9 +32,9 @@ INTRODUCTION = """# Benchmarks
 
 Times of `nver` beside those of other ways to do the same, measured by the scripts of `bench/`. To
 repeat them: `make bench`, or `python -m bench [SECTION ...]` with any of the sections
-{sections}; `--quick` is a trial that takes minutes less, `--device cuda` measures on a GPU, and `--list` tells
-what other scripts there are. GeomLoss and OTT-JAX are compared where they are installed; they are
-no dependencies.
+{sections}. `--quick` is a trial that takes minutes less,
+`--device cuda` measures on a GPU, and `--list` tells what other scripts there are. GeomLoss and
+OTT-JAX are compared where they are installed; they are no dependencies.
 
 Within a section everything is measured in one run, in turn, so that other work on the machine hits
 all alike: ratios can be compared between machines sooner than times. Numbers are medians unless
@@ -69,7 +69,9 @@ class Options:
 def machine(options: Options, load: float) -> str:
     """Return a sentence: when, where, with what, beside what."""
     facts = hardware()
-    place = f"{facts['cpu']}, {facts['cores']} cores, {facts['memory_gib']} GiB"
+    cores, there = facts["cores"], os.cpu_count()
+    cores = f"{cores} cores" if cores == there else f"{cores} of {there} cores"
+    place = f"{facts['cpu']}, {cores}, {facts['memory_gib']} GiB"
     if options.device != "cpu":
         place = f"{torch.cuda.get_device_name(0)}, driven by {place}"
     there = []

@@ -30,13 +30,21 @@ except ImportError:
     triton = tl = None
 
 AVAILABLE = triton is not None
-PER_WARP = 1024
-"""Entries of a problem that 32 threads share."""
+PER_WARP, MANY = 1024, 4096
+"""Entries of a problem that 32 threads share; half as many where a problem has more than MANY."""
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 def _program(function: F) -> F:
     made: F = function if triton is None else triton.jit(function)
+    return made
+
+
+def _for_all_sizes(*numbers: str) -> Callable[[F], F]:
+    """Return `_program` for a program that is compiled once whatever these numbers are."""
+    if triton is None:
+        return _program
+    made: Callable[[F], F] = triton.jit(do_not_specialize=numbers)
     return made
 
 
@@ -100,7 +108,7 @@ def _log_step(cost, a_p, b_p, p, n, m, scale, N: tl.constexpr, M: tl.constexpr):
     return u_p, v_p, k, first_p, tl.sum(tl.where(alone, 1, 0), axis=0)
 
 
-@_program
+@_for_all_sizes("problems", "n", "m", "iterations", "check")
 @no_type_check
 def _solve(  # noqa: PLR0913 - a launch takes numbers and pointers, no objects
     cost, a, b, plan, row, column, error, done, safe, unsafe, x, y, u, v, first,
@@ -155,7 +163,7 @@ def _solve(  # noqa: PLR0913 - a launch takes numbers and pointers, no objects
     tl.atomic_add(unsafe, bad)
 
 
-@_program
+@_for_all_sizes("problems", "n", "m")
 @no_type_check
 def _pull_back(  # noqa: PLR0913 - the same
     cost, a, b, plan, grad, x, y, u, v, first, safe, done, dcost, dlog_a, dlog_b,
@@ -271,4 +279,5 @@ def _scale(problem: Problem) -> Tensor:
 def _blocks(n: int, m: int) -> dict[str, Any]:
     """Return block sizes (powers of 2, at least 16) and warps for them."""
     rows, columns = (max(16, 1 << (size - 1).bit_length()) for size in (n, m))
-    return {"N": rows, "M": columns, "num_warps": min(32, max(1, rows * columns // PER_WARP))}
+    each = PER_WARP if rows * columns <= MANY else PER_WARP // 2
+    return {"N": rows, "M": columns, "num_warps": max(1, rows * columns // each)}
