@@ -74,16 +74,16 @@ def machine(options: Options, load: float) -> str:
     place = f"{facts['cpu']}, {cores}, {facts['memory_gib']} GiB"
     if options.device != "cpu":
         place = f"{torch.cuda.get_device_name(0)}, driven by {place}"
-    there = []
+    packages = []
     for package in PACKAGES:
         try:
-            there.append(f"{package} {version(package)}")
+            packages.append(f"{package} {version(package)}")
         except PackageNotFoundError:
             continue
     when = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
     trial = " A trial (`--quick`)." if options.quick else ""
     return (
-        f"*{when}; {place}; {facts['system']}; {', '.join(there)}; load average {load:.1f} before "
+        f"*{when}; {place}; {facts['system']}; {', '.join(packages)}; load average {load:.1f} before "
         f"and {os.getloadavg()[0]:.1f} after.{trial}*"
     )
 
