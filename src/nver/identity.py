@@ -40,7 +40,7 @@ CLEARLY = 1.25
 many columns is above chance by luck."""
 
 SINGLE = 2.0
-"""Clips per value below which a column names single clips."""
+"""Clips per value below which a column names single clips; for people and places, exactly one."""
 
 WHO_AND_WHERE = (
     "speaker",
@@ -247,7 +247,8 @@ def _objection(name: str, texts: np.ndarray, truth: np.ndarray) -> str:
         return "it has one value"
     if name.lower() in DIVISIONS:
         return "it is a division of the clips"
-    if len(values) * SINGLE > known.sum():
+    who = any(part in name.lower() for part in WHO_AND_WHERE)
+    if len(values) * (1.0 if who else SINGLE) > known.sum() - who:
         return "it names single clips"
     if any(_measured(value) for value in values):
         return "it is measured, no code"
@@ -256,7 +257,7 @@ def _objection(name: str, texts: np.ndarray, truth: np.ndarray) -> str:
     heard = table[:, table.any(axis=0)]
     if len(values) > 1 and heard.shape[1] > 1 and ((heard > 0).sum(axis=0) == 1).all():
         return "each label has one value of it: another name of the label, or a coarser one"
-    if any(part in name.lower() for part in WHO_AND_WHERE):
+    if who:
         return ""
     several = table[table.sum(axis=1) > 1]
     share = several.max(axis=1).sum() / max(1, several.sum())

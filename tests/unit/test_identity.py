@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from nver.corpora import load_corpus
 from nver.errors import EvaluationError
 from nver.identity import find_codes, identity_baseline
 from nver.splits import Fold, make_folds
@@ -79,6 +80,7 @@ CODE = {label: str(place + 1) for place, label in enumerate(np.unique(LABELS))}
         ("valence", ["bad" if x[-1] in "01" else "good" for x in LABELS], "or a coarser one"),
         ("jnv", [x if x[-1] in "01" else None for x in LABELS], "or a coarser one"),
         ("phrase", [f"{x} {i % 7}" for i, x in enumerate(LABELS)], "commonest label of their"),
+        ("recorder_id", [f"{i:x}" for i in range(len(LABELS))], "it names single clips"),
         ("md5", [f"{i:x}" for i in range(len(LABELS))], "it names single clips"),
         ("seconds", [0.25 * (i % 9) for i in range(len(LABELS))], "it is measured, no code"),
         ("rms", [f"-{i % 7}.5" for i in range(len(LABELS))], "it is measured, no code"),
@@ -98,6 +100,7 @@ def test_a_column_that_is_no_code_is_left_out_with_its_reason(name, values, reas
     [
         ("sex", ["f" if i % 3 else "m" for i in range(len(LABELS))]),
         ("age", [20.0 + i % 5 for i in range(len(LABELS))]),
+        ("speaker", [f"s{i * 2 // 3}" for i in range(len(LABELS))]),
         ("sex", ["f" if i % 3 else None for i in range(len(LABELS))]),
         # A session in which one label was recorded is the leak itself, not a name of the label.
         ("session", [f"{x} {i % 7}" for i, x in enumerate(LABELS)]),
@@ -156,3 +159,19 @@ def test_one_of_many_columns_is_above_chance_by_luck_and_no_alarm():
     }
     folds = make_folds("random", labels, None, k=5)
     assert not identity_baseline(folds, labels, speakers, columns).alarm
+
+
+@pytest.mark.corpus
+@pytest.mark.parametrize(("protocol", "alarm"), [("random", True), ("column:fold", False)])
+def test_real_speakers_who_recorded_few_types_give_them_away(shared_data, protocol, alarm):
+    corpus = load_corpus(shared_data / "deeply_nvd" / "metadata.csv")
+    labels = np.array([clip.emotion for clip in corpus.clips])
+    speakers = np.array([clip.speaker for clip in corpus.clips], dtype=object)
+    columns = {
+        name: np.array([clip.facts.get(name) for clip in corpus.clips], dtype=object)
+        for name in ("sex", "age", "fold")
+    }
+    folds = make_folds(protocol, labels, speakers, k=5, column=columns["fold"])
+    found = identity_baseline(folds, labels, speakers, columns)
+    assert found.alarm == alarm
+    assert (found.uar.value > 0.15) == alarm
