@@ -48,8 +48,8 @@ class Effort:
 
 THOROUGH = Effort()
 METHOD = (
-    "permutation test that swaps the two systems' answers by {units}; interval by paired bootstrap "
-    "over {units}, with the variance of the seeds"
+    "permutation test that swaps the two systems' answers for whole {units}; interval by paired "
+    "bootstrap over {units}, with the variance of the seeds"
 )
 POWER = 0.8
 CHOSEN = (
