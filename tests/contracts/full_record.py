@@ -177,14 +177,15 @@ def _groups(
     name: str, heard: list[str], clips: pd.DataFrame, rng: np.random.Generator
 ) -> dict[str, Any]:
     by = {}
-    for column in ("sex", "intensity", "speaker"):
+    for column in ("label", "sex", "intensity", "speaker"):
         parts = clips.dropna(subset=[column]).groupby(column)
-        by[column] = [
+        metric = {"label": "recall", "speaker": "accuracy"}.get(column, "uar")
+        by["class" if column == "label" else column] = [
             {
                 "value": str(value),
                 "n_clips": len(rows),
                 "n_speakers": int(rows["speaker"].nunique()),
-                "metric": "accuracy" if column == "speaker" else "uar",
+                "metric": metric,
                 "score": (score := _near(float(rng.uniform(0.3, 0.6)), rng))["value"],
                 "low": score["low"],
                 "high": score["high"],
@@ -226,6 +227,7 @@ def _calibration(name: str, heard: list[str], rng: np.random.Generator) -> dict[
         "conformal": {
             "alpha": 0.1,
             "coverage": 0.903,
+            "interval": {"value": 0.903, "low": 0.88, "high": 0.92},
             "mean_size": 4.3,
             "empty": 0.01,
             "singletons": 0.12,

@@ -255,7 +255,8 @@ def test_confidence_of_every_system(full):
     assert first.scaled == ("3.0", "0.620", "1.520")
     assert first.temperature == "1.70"
     assert first.sets.startswith(
-        "Asked to hold the true label for 90 % of the clips, the sets hold it for 90.3 %."
+        "Asked to hold the true label for 90 % of the clips, the sets hold it for 90.3 % (interval "
+        "88.0 to 92.0)."
     )
     assert first.sizes[3] == (3, 240, 100.0)
 
