@@ -37,8 +37,18 @@ BLOCK = 4096
 """Rows that are hashed at once: X may be larger than the memory that is left."""
 
 ASIDE = frozenset(
-    {"__pycache__", "encoders", "corpora", "report", "serve"}
-    | {"cli.py", "arguments.py", "listings.py", "config.py", "experiment.py", "maps.py"}
+    {"__pycache__", "encoders", "corpora", "published", "report", "reproduction", "serve"}
+    | {"significance", "analysis.py", "answers.py", "comparison.py", "pairing.py", "versus.py"}
+    | {"calibration.py", "confidence.py", "conformal.py", "disaggregation.py", "identity.py"}
+    | {
+        "cli.py",
+        "arguments.py",
+        "parsing.py",
+        "listings.py",
+        "config.py",
+        "experiment.py",
+        "maps.py",
+    }
     | {"progress.py", "record.py", "effects.py", "encoding.py", "perturbation.py", "perturbed.py"}
     | {"robustness.py"}
 )

@@ -155,3 +155,9 @@ def test_the_engine_is_the_source_that_computes(monkeypatch, tmp_path):
     monkeypatch.setattr(trainings.provenance, "versions", lambda: {"torch": "0.1"})
     assert now() != before
     engine.cache_clear()
+
+
+def test_what_changes_no_training_is_there():
+    root = Path(trainings.__file__).parent
+    missing = [name for name in trainings.ASIDE if not (root / name).exists()]
+    assert set(missing) <= {"__pycache__", "serve"}
