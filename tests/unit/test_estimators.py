@@ -296,6 +296,12 @@ def test_a_view_is_chosen_whatever_is_known_of_speakers(groups):
     assert ViewChoice(views=VIEWS).fit(X, y, groups).view_ == "other"
 
 
+def test_a_view_is_chosen_among_few_clips():
+    X, y, _ = _one_good_view()
+    rows = [0, 1, 2, 3, 4]  # an inner training part has three clips of three classes
+    assert ViewChoice(views=VIEWS).fit(X[rows], y[rows]).view_ in VIEWS
+
+
 def test_of_equal_views_the_first_is_taken():
     X, y, _ = _one_good_view()
     twice = {"a": slice(12, 22), "b": slice(12, 22)}
