@@ -281,7 +281,8 @@ def test_bits_are_even_and_noise_is_gaussian():
     draws.add_noise(noise)
     assert float(noise.mean()) == pytest.approx(0, abs=0.01)
     assert float(noise.std()) == pytest.approx(0.5, abs=0.005)
-    bits = draws._bits.view(torch.int16).view(-1, 4).to(torch.int32) + 2**15
+    drawn = [bits.flatten() for bits in draws._bits.values()]
+    bits = torch.cat(drawn).view(torch.int16).view(-1, 4).to(torch.int32) + 2**15
     assert (bits.double().mean(0) / 65536).tolist() == pytest.approx([0.5] * 4, abs=0.005)
     for bit in range(16):
         share = ((bits >> bit) & 1).double().mean(0)

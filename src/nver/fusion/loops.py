@@ -164,14 +164,14 @@ def _softmax(scores, scale, shift, total, weights):
 
 @compiled
 @no_type_check
-def _surviving(bits, levels, shares, clips, out):
-    """Set out[r, x] to the surviving share of key j; bits [clips, pairs]."""
+def _surviving(bits, first, levels, shares, clips, out):
+    """Set out[r, x] to the surviving share of key j; bits [clips, pairs], a head's from `first`."""
     tokens = out.shape[0]
     for r in range(tokens):
         for i in range(tokens):
             j = (i + r) % tokens
             for c in range(clips):
-                drawn = bits[c, r * tokens + i]
+                drawn = bits[c, first + r * tokens + i]
                 count = 0
                 for level in range(levels.shape[0]):
                     count += 1 if drawn > levels[level, j] else 0
@@ -205,7 +205,8 @@ def attend(projected, shift, log_counts, bits, levels, shares, weights, survivor
     clips, pairs = n // tokens, tokens * tokens
     scale = projected.dtype.type(1 / math.sqrt(depth))
     twice = np.empty((depth, 2 * n), projected.dtype)
-    scores, counted = np.empty((2, tokens, n), projected.dtype)
+    scores = np.empty((tokens, n), projected.dtype)
+    counted = np.empty_like(scores)
     total = np.empty(n, projected.dtype)
     _by_key(log_counts, clips, counted)
     for m in range(members):
@@ -219,7 +220,7 @@ def attend(projected, shift, log_counts, bits, levels, shares, weights, survivor
             kept = own
             if bits.shape[0] > 0:
                 left = survivors[m, h]
-                _surviving(bits[m, :, h * pairs : (h + 1) * pairs], levels, shares, clips, left)
+                _surviving(bits[m], h * pairs, levels, shares, clips, left)
                 _times(own, left, scores)
                 kept = scores
             _twice(projected[m, 2, h], twice)
@@ -236,7 +237,8 @@ def attend_back(d_seen, projected, weights, survivors, d_projected, d_shift):
     scale = projected.dtype.type(1 / math.sqrt(depth))
     wide = np.empty((depth, 2 * n), projected.dtype)
     wide_weights = np.empty((tokens, 2 * n), projected.dtype)
-    kept, d_kept = np.empty((2, tokens, n), projected.dtype)
+    kept = np.empty((tokens, n), projected.dtype)
+    d_kept = np.empty_like(kept)
     total = np.empty(n, projected.dtype)
     for m in range(members):
         for h in range(heads):

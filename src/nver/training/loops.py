@@ -77,12 +77,12 @@ def sine(turns):
 
 @compiled_and_kept
 @no_type_check
-def fill_bits(starts, stride, out):
-    """Set out[m, c, w] to number c * stride + w of the stream that starts at starts[m]."""
+def fill_bits(starts, stride, skipped, out):
+    """Set out[m, c, w] to number c * stride + skipped + w of the stream from starts[m]."""
     members, clips, words = out.shape
     for m in range(members):
         for c in range(clips):
-            start = starts[m] + np.int64(c * stride) * _GOLDEN
+            start = starts[m] + np.int64(c * stride + skipped) * _GOLDEN
             for w in range(words):
                 out[m, c, w] = mix(start + np.int64(w) * _GOLDEN)
 

@@ -57,18 +57,18 @@ class Draws:
     ) -> None:
         self._next = [start(seed) for seed in seeds]
         self._noise, self._device = noise, device
-        self._places: dict[int, slice] = {}
-        end = 0
+        self._places: dict[int, tuple[slice, int]] = {}
+        self._words = 0
         for layer in network.modules():
             if isinstance(layer, Random):
-                self._places[id(layer)] = slice(end, end + layer.units)
-                end += layer.units
-        self._words = -(-end // LANES)
-        self._bits = torch.empty(0, dtype=torch.int64, device=device)
-        self._numbers = self._bits
+                end = self._words + -(-layer.units // LANES)
+                self._places[id(layer)] = slice(self._words, end), layer.units
+                self._words = end
+        self._bits: dict[int, Tensor] = {}
+        self._starts = torch.empty(0, dtype=torch.int64, device=device)
+        self._numbers = self._starts
         self._ahead: list[tuple[Tensor, int]] = []
         self._stride = 0
-        self._starts = self._bits
 
     def keep(self, members: Sequence[int]) -> None:
         """Go on with these members only."""
@@ -92,14 +92,15 @@ class Draws:
     def draw(self) -> None:
         """Draw what the next step needs."""
         self._starts, width = self._ahead.pop(0)
-        shape = len(self._starts), width, self._words
-        if self._device.type == "cpu" and loops_work():
-            if self._bits.shape != shape:
-                self._bits = self._bits.new_empty(shape)
-            loops.fill_bits(self._starts.numpy(), self._stride, self._bits.numpy())
+        if self._device.type != "cpu" or not loops_work():
+            self._numbers = numbers(self._starts, width, self._stride)
+            self._bits = {key: self._numbers[..., at] for key, (at, _) in self._places.items()}
             return
-        self._numbers = numbers(self._starts, width, self._stride)
-        self._bits = self._numbers[..., : self._words]
+        for key, (at, _) in self._places.items():
+            shape = len(self._starts), width, at.stop - at.start
+            if key not in self._bits or self._bits[key].shape != shape:
+                self._bits[key] = torch.empty(shape, dtype=torch.int64)
+            loops.fill_bits(self._starts.numpy(), self._stride, at.start, self._bits[key].numpy())
 
     def add_noise(self, inputs: Float[Tensor, "members clips columns"]) -> None:
         """Add the step's noise to the inputs, in place."""
@@ -119,7 +120,7 @@ class Draws:
 
     def bits(self, layer: nn.Module) -> Int16[Tensor, "members clips units"]:
         """Return the bits of a layer of the network."""
-        return self._bits.view(torch.int16)[..., self._places[id(layer)]]
+        return self._bits[id(layer)].view(torch.int16)[..., : self._places[id(layer)][1]]
 
 
 def start(seed: int) -> int:
@@ -150,7 +151,7 @@ def loops_work() -> bool:
 
     def once() -> None:
         starts, bits = np.zeros(1, np.int64), np.zeros((1, 1, 1), np.int64)
-        loops.fill_bits(starts, 1, bits)
+        loops.fill_bits(starts, 1, 0, bits)
         loops.add_noise(starts, 1, 0, np.float32(1), np.zeros((1, 1, 2), np.float32))
 
     return run("Drawing random numbers", once)
