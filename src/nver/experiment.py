@@ -28,6 +28,7 @@ from nver.config import Settings
 from nver.encoding import Encoding, encode, gather, gather_perturbed, perturb
 from nver.errors import SettingsError
 from nver.extraction import Failure
+from nver.home import home
 from nver.perturbation import choose
 from nver.progress import Progress
 from nver.protocols import COLUMN, PUBLISHED
@@ -45,7 +46,10 @@ if TYPE_CHECKING:
     from nver.splits import Fold
 
 TRAININGS = "trainings"
-"""Folder in the run folder for trainings and maps; deleting it costs time, nothing else."""
+"""Folder in the run folder; deleting it costs time, nothing else."""
+
+MAPS = "maps"
+"""Folder in NVER_HOME: a map depends on embeddings and labels alone, and serves every run."""
 
 
 @dataclass(frozen=True)
@@ -212,7 +216,7 @@ def evaluate(settings: Settings, out: str | Path, progress: Progress | None = No
         inner=inner,
         perturbed=gather_perturbed(encoding, dataset),
     )
-    charts = maps(dataset, folder / TRAININGS, settings.jobs, progress)
+    charts = maps(dataset, home() / MAPS, settings.jobs, progress)
     warnings = _warnings(encoding, division, predictions) + uncalibrated
     origin = _origin(settings, encoding, division) | {
         "started": started.isoformat(timespec="seconds"),

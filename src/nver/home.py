@@ -1,4 +1,4 @@
-"""NVER_HOME: the one folder where nver keeps the embedding store, weights and made corpora."""
+"""NVER_HOME: the one folder where nver keeps embeddings, maps of them, weights, made corpora."""
 
 from __future__ import annotations
 
