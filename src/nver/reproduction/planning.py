@@ -237,6 +237,6 @@ def _cores() -> int:
 
 
 def _minutes(minutes: float) -> str:
-    if minutes < 1:
+    if minutes < 1.5:
         return "a minute"
     return f"{minutes:.0f} minutes" if minutes < 90 else f"{minutes / 60:.1f} hours"
