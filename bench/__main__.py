@@ -40,7 +40,7 @@ def scripts() -> None:
 def measured(name: str, options: Options) -> str:
     """Return the Markdown of a section."""
     module, title = SECTIONS[name]
-    title = title if options.device == "cpu" else f"On a GPU: {title[0].lower()}{title[1:]}"
+    title = title if options.device == "cpu" else f"On a GPU: {title}"
     load = os.getloadavg()[0]
     body = importlib.import_module(module).section(options)
     return f"## {title}\n\n{body}\n\n{machine(options, load)}"

@@ -83,8 +83,8 @@ def machine(options: Options, load: float) -> str:
     when = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
     trial = " A trial (`--quick`)." if options.quick else ""
     return (
-        f"*{when}; {place}; {facts['system']}; {', '.join(packages)}; load average {load:.1f} before "
-        f"and {os.getloadavg()[0]:.1f} after.{trial}*"
+        f"*{when}; {place}; {facts['system']}; {', '.join(packages)}; "
+        f"load average {load:.1f} before and {os.getloadavg()[0]:.1f} after.{trial}*"
     )
 
 

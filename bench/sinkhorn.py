@@ -304,10 +304,9 @@ def ratios(rows: list[Measured]) -> str:
             fair = [row for row in others if what == "forward" or row.exact]
             best = min(fair, key=lambda row: getattr(row, what)) if fair else None
             loop = methods_there.get("POT loop")
-            for other in (loop, best):
-                ratio = getattr(other, what) / getattr(mine, what) if other else None
-                name = f" ({other.method})" if other and other is best else ""
-                cells.append(f"{ratio:.1f}{name}" if ratio else "")
+            times_mine = [getattr(o, what) / getattr(mine, what) if o else 0 for o in (loop, best)]
+            cells.append(f"{times_mine[0]:.1f}" if loop else "")
+            cells.append(f"{times_mine[1]:.1f} ({best.method})" if best else "")
         lines.append(cells)
     head = ["size, problems", "plan: POT loop", "plan: fastest other"]
     return table([*head, "with gradient: POT loop", "with gradient: fastest other"], lines)
