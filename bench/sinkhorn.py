@@ -197,7 +197,7 @@ def methods(device: str = "cpu") -> tuple[list[Method], list[str]]:
     if device != "cpu" or importlib.util.find_spec("numba") is not None:
         found.append(own("nver", ""))
     found.append(own("nver, torch alone", "batched"))
-    cost, w = (part.to(device) for part in clouds(2, 8))
+    cost, w = (part.to(device) for part in clouds(1, 32))
     for method in list(found):
         try:
             method.forward(cost)
