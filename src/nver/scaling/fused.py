@@ -105,9 +105,10 @@ def _over_problems(
 
     `work` is the entries of K times the iterations.
     """
-    threads = 1
-    if work >= 2 * WORK_PER_THREAD and problems > 1:
-        threads = min(torch.get_num_threads(), problems, work // WORK_PER_THREAD)
+    if work < 2 * WORK_PER_THREAD or problems == 1:
+        run(0, 1, *given)
+        return
+    threads = min(torch.get_num_threads(), problems, work // WORK_PER_THREAD)
     others = [
         threading.Thread(target=run, args=(first, threads, *given)) for first in range(1, threads)
     ]
