@@ -28,19 +28,18 @@ Clips = tuple[ArrayLike, ArrayLike, Groups]
 
 @dataclass(frozen=True, eq=False)
 class Scaled:
-    """Inputs scaled to mean 0 and deviation 1 per column, and by what."""
+    """Inputs scaled to mean 0 and deviation 1 per column, in float32, and by what."""
 
     scaler: StandardScaler
-    inputs: np.ndarray
     single: Tensor
 
 
 @dataclass(frozen=True, eq=False)
 class Training:
-    """A network that is ready to be trained."""
+    """A network that is ready to be trained; `clips` is X as it was given."""
 
     network: nn.Module
-    inputs: np.ndarray
+    clips: ArrayLike
     single: Tensor
     codes: Tensor
     groups: Tensor | None
@@ -101,7 +100,7 @@ class EmbeddingClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[
             self.network_ = self._build(inputs.shape[1], settings.dropout)
         return Training(
             self.network_,
-            scaled.inputs,
+            X,
             scaled.single,
             torch.from_numpy(codes),
             None if groups is None else torch.from_numpy(group_codes(groups)),
@@ -198,8 +197,7 @@ def _train(pairs: Sequence[tuple[EmbeddingClassifier, Training]], at_once: int |
 
 def _scaled(X: np.ndarray) -> Scaled:
     scaler = StandardScaler().fit(X)
-    inputs = scaler.transform(X)
-    return Scaled(scaler, inputs, torch.from_numpy(inputs.astype(np.float32)))
+    return Scaled(scaler, torch.from_numpy(scaler.transform(X).astype(np.float32)))
 
 
 def group_codes(groups: ArrayLike | Sequence[Any]) -> np.ndarray:

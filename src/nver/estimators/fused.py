@@ -109,9 +109,10 @@ class FusionClassifier(EmbeddingClassifier):
     def _keep(self, training: Training) -> None:
         self.batch_size_ = training.settings.batch_size
         if self.network_.couples:
-            order = np.random.default_rng(training.seed).permutation(len(training.inputs))
+            order = np.random.default_rng(training.seed).permutation(len(training.single))
             kept = order[: max(MAP_REFERENCES, self.batch_size_ - 1)]
-            self.references_ = training.inputs[kept]
+            clips = np.asarray(training.clips)[kept]
+            self.references_ = self.scaler_.transform(clips.astype(np.float64))
 
     @torch.no_grad()
     def predict_proba(self, X: ArrayLike, coupling: str | None = None) -> Probabilities:
