@@ -12,6 +12,7 @@ also allows for other seeds, leaves out zero.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -49,12 +50,13 @@ class Effort:
 THOROUGH = Effort()
 METHOD = (
     "permutation test that swaps the two systems' answers for whole {units}; interval by paired "
-    "bootstrap over {units}, with the variance of the seeds"
+    "bootstrap over {units}, with the variance of the seeds; told apart where the corrected p is "
+    "at most {alpha:g} and the interval leaves out zero"
 )
 POWER = 0.8
 CHOSEN = (
     "the reference was chosen because it scored best on these clips, so its lead over the others "
-    "is more likely too large than too small"
+    "is more likely too large than too small; the correction is for a reference named beforehand"
 )
 
 
@@ -86,6 +88,8 @@ class Comparison:
         Error rate of the test, in (0, 1).
     caution : str
         What to know before trusting it; "" if nothing.
+    least_p : float
+        The smallest corrected p that so few clusters, swaps and so many tests allow.
     """
 
     first: SystemEntry
@@ -100,6 +104,7 @@ class Comparison:
     mcnemar: McNemar | None
     alpha: float
     caution: str
+    least_p: float = 0.0
 
     @property
     def distinguishable(self) -> bool:
@@ -109,8 +114,13 @@ class Comparison:
 
     @property
     def detectable(self) -> float:
-        """The smallest difference that these clips show with 80 % power; NaN where unknown."""
+        """The smallest difference that these clips show with 80 % power, before correction.
+
+        NaN where unknown, and where no difference at all could be significant.
+        """
         interval = self.difference
+        if self.least_p > self.alpha or interval.error == 0:  # answers that are all the same
+            return math.nan
         return detectable_difference(
             interval.error, interval.clusters, alpha=self.alpha, power=POWER
         )
@@ -170,9 +180,14 @@ class Comparison:
         )
         if self.distinguishable:
             return f"{said}: the two are distinguishable."
+        said += ": the two are not distinguishable."
+        if self.least_p > self.alpha:
+            return f"{said} No difference, however large, could be shown here."
+        if math.isnan(self.detectable):
+            return said
         return (
-            f"{said}: the two are not distinguishable. These clips would show a difference of "
-            f"{self.detectable * 100:.1f} points in four of five cases."
+            f"{said} These clips would show a difference of {self.detectable * 100:.1f} points in "
+            "four of five cases."
         )
 
 
@@ -238,7 +253,8 @@ def _comparison(
     test = permutation_test(a, b, measure, n=effort.swaps, seed=effort.seed)
     single = mcnemar(*pair.right) if pair.right else None
     effect = standardised_difference(a, b, measure) if single is None else cohens_g(single)
-    cautions = [pair.caution, difference.caution, _coarse(difference, alpha)]
+    least = _least(difference.clusters, effort.swaps)
+    cautions = [pair.caution, difference.caution, _coarse(difference, least, alpha)]
     cautions += [ONE_SEED] if difference.seeds == 1 else []
     scores = [float(measure(side.sum(axis=0)).mean()) for side in (a, b)]
     return Comparison(
@@ -254,7 +270,26 @@ def _comparison(
         single,
         alpha,
         "; ".join(text for text in cautions if text),
+        least,
     )
+
+
+def corrected(pairs: Sequence[Comparison]) -> tuple[Comparison, ...]:
+    """Return comparisons of one table with Holm's correction for their number."""
+    p = holm(np.array([pair.test.p for pair in pairs], dtype=np.float64))
+    tests = int((~np.isnan(p)).sum())
+    return tuple(_within(pair, float(one), tests) for pair, one in zip(pairs, p, strict=True))
+
+
+def _within(pair: Comparison, p_holm: float, tests: int) -> Comparison:
+    least, caution = min(1.0, max(1, tests) * pair.least_p), pair.caution
+    if pair.least_p <= pair.alpha < least:
+        few = (
+            f"with {pair.difference.clusters} {plural(pair.difference.unit)} and {tests} tests no "
+            f"corrected p can be below {least:.2g}"
+        )
+        caution = "; ".join(filter(None, (caution, few)))
+    return replace(pair, p_holm=p_holm, least_p=least, caution=caution)
 
 
 def best(predictions: Predictions) -> SystemEntry | None:
@@ -305,8 +340,7 @@ def against(
         _comparison(reference, entry, "uar", couple, difference, effort)
         for entry, couple, difference in zip(others, couples, differences, strict=True)
     ]
-    corrected = holm(np.array([pair.test.p for pair in pairs], dtype=np.float64))
-    return tuple(replace(pair, p_holm=float(p)) for pair, p in zip(pairs, corrected, strict=True))
+    return corrected(pairs)
 
 
 def comparisons(
@@ -324,7 +358,7 @@ def comparisons(
     cautions = dict.fromkeys(text for pair in pairs for text in pair.caution.split("; ") if text)
     return {
         "metric": "uar",
-        "method": METHOD.format(units=plural(predictions.unit())),
+        "method": METHOD.format(units=plural(predictions.unit()), alpha=alpha),
         "alpha": alpha,
         "correction": "Holm",
         "reference": {"name": reference.name, "encoders": list(reference.encoders)},
@@ -338,9 +372,13 @@ def comparisons(
     }
 
 
-def _coarse(interval: Interval, alpha: float) -> str:
+def _least(clusters: int, swaps: int) -> float:
+    """Return the smallest p that the permutation test can give."""
+    return max(2.0 ** (1 - clusters), 1.0 / (swaps + 1))
+
+
+def _coarse(interval: Interval, least: float, alpha: float) -> str:
     """Return a caution where no difference at all could be significant."""
-    least = 2.0 ** (1 - interval.clusters) if interval.clusters < 60 else 0.0
     if least <= alpha:
         return ""
     return f"with {interval.clusters} {plural(interval.unit)} no p can be below {least:.3g}"

@@ -14,6 +14,8 @@ from nver.errors import EvaluationError
 from nver.predictions import Predictions, SystemEntry
 from nver.significance import Unit
 
+_KNOWN: tuple[Unit, ...] = ("clip", "mixed", "speaker")  # of none, of some, of all clips
+
 
 @dataclass(frozen=True, eq=False)
 class Pair:
@@ -41,8 +43,8 @@ class Pair:
 def paired(first: Predictions, one: SystemEntry, second: Predictions, other: SystemEntry) -> Pair:
     """Return a system of the first record and one of the second, on the same clips.
 
-    Clips are the same if their audio (its hash) and their name are. Where only the second record
-    knows the speakers, they are taken from there.
+    Clips are the same if their audio (its hash) and their name are. Where the second record knows
+    more of the speakers, they are taken from there.
 
     Raises
     ------
@@ -88,7 +90,7 @@ def _joined(
         keys[0]: answers.systems[taken[0]],
         keys[1]: replace(theirs.systems[taken[1]], given=given),
     }
-    if answers.unit == "speaker" or theirs.unit != "speaker":
+    if _KNOWN.index(answers.unit) >= _KNOWN.index(theirs.unit):
         return replace(answers, systems=systems)
     clips = answers.clips.assign(speaker=theirs.clips["speaker"].to_numpy()[order])
     return replace(answers, systems=systems, clips=clips, cluster=theirs.cluster[order])

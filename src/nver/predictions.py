@@ -358,7 +358,7 @@ def scores(
         "n_clips": len(clips),
         "n_speakers": int(clips["speaker"].nunique()),
         "labels": list(predictions.labels),
-        "chance_uar": 1.0 / len(predictions.labels),
+        "chance_uar": 1.0 / max(1, clips["label"].nunique()),  # recalls of classes that occur
         "interval": None if interval is None else _about(interval, resamples),
         "systems": systems,
         "failures": [failure.to_dict() for failure in predictions.failures],

@@ -14,12 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from nver.comparison import Comparison, against, best, compare
+from nver.comparison import CHOSEN, Comparison, against, best, compare, corrected
 from nver.errors import SettingsError
 from nver.metrics import METRICS
 from nver.predictions import Predictions, SystemEntry
 from nver.registry import unknown
-from nver.significance import holm
 
 WIDTH = 100
 
@@ -78,7 +77,7 @@ class Versus:
         if not smallest:
             return said
         return (
-            f"{said} These clips would show a difference of about "
+            f"{said} A single test on these clips would show a difference of about "
             f"{100 * float(np.median(smallest)):.1f} points in four of five cases."
         )
 
@@ -120,17 +119,14 @@ def versus(folder: Path, other: Path | None = None, picked: Sequence[str] = ()) 
         pairs = against(first, reference)
         if not pairs:
             raise SettingsError(f"'{folder}' has one system: there is nothing to compare it with.")
+        if not picked:
+            pairs = tuple(_chosen(pair) for pair in pairs)
         return Versus(folders, pairs)
     elif picked:
         couples = [(find(first, picked[0]), find(second, picked[0]))]
     else:
         couples = _counterparts(first, second, folder, other)
-    pairs = tuple(compare(first, one, second, two) for one, two in couples)
-    corrected = holm(np.array([pair.test.p for pair in pairs], dtype=np.float64))
-    return Versus(
-        folders,
-        tuple(replace(pair, p_holm=float(p)) for pair, p in zip(pairs, corrected, strict=True)),
-    )
+    return Versus(folders, corrected([compare(first, one, second, two) for one, two in couples]))
 
 
 def find(predictions: Predictions, text: str) -> SystemEntry:
@@ -165,6 +161,10 @@ def _best(predictions: Predictions, folder: Path) -> SystemEntry:
     if found is None:
         raise SettingsError(f"No system of '{folder}' has a score to compare. Pick two with -s.")
     return found
+
+
+def _chosen(pair: Comparison) -> Comparison:
+    return replace(pair, caution="; ".join(filter(None, (pair.caution, CHOSEN))))
 
 
 def _counterparts(

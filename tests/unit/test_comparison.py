@@ -150,6 +150,23 @@ def test_speakers_known_to_one_record_are_enough():
         assert (found.difference.unit, found.difference.clusters) == ("speaker", 12)
 
 
+def test_where_one_record_knows_some_speakers_they_count():
+    nameless, partly = record({"mata": 0.8}, names=False), record({"mata": 0.6}, draw=3)
+    known = partly.frame["speaker"].where(partly.frame["speaker"] != "001", None)
+    partly = replace(partly, frame=partly.frame.assign(speaker=known))
+    entry = nameless.entries[0]
+    for first, second in ((nameless, partly), (partly, nameless)):
+        assert compare(first, entry, second, entry, effort=QUICK).difference.unit == "mixed"
+
+
+def test_answers_that_are_all_the_same_detect_nothing():
+    predictions = record({"mata": 0.6})
+    entry = predictions.entries[0]
+    same = compare(predictions, entry, predictions, entry, effort=QUICK)
+    assert math.isnan(same.detectable)
+    assert same.sentence().endswith("p = 1.00): the two are not distinguishable.")
+
+
 def test_independent_clips_have_mcnemar_too():
     predictions = record({"mata": 0.8, "lda": 0.5}, names=False)
     one, other = predictions.entries
@@ -170,6 +187,23 @@ def test_with_few_speakers_nothing_can_be_found_and_it_says_so():
     assert found.test.p == 0.125
     assert not found.distinguishable
     assert "with 4 speakers no p can be below 0.125" in found.caution
+    assert math.isnan(found.detectable)
+    assert found.sentence().endswith(
+        "the two are not distinguishable. No difference, however large, could be shown here."
+    )
+
+
+def test_a_table_too_long_for_its_speakers_or_swaps_says_so():
+    shares = {"mata": 0.95} | {f"s{i}": 0.3 for i in range(8)}
+    few = comparisons(record(shares, speakers=8), effort=QUICK)
+    assert not any(pair["distinguishable"] for pair in few["pairs"])
+    assert few["detectable"] is None
+    assert "with 8 speakers and 8 tests no corrected p can be below 0.062" in few["caution"]
+    hasty = comparisons(record(shares, speakers=20), effort=Effort(200, 99))
+    assert "with 20 speakers and 8 tests no corrected p can be below 0.08" in hasty["caution"]
+    enough = comparisons(record(shares, speakers=20), effort=QUICK)
+    assert all(pair["distinguishable"] for pair in enough["pairs"])
+    assert "tests no corrected p" not in enough["caution"]
 
 
 def test_one_speaker_cannot_be_compared():

@@ -61,6 +61,17 @@ def test_few_speakers_are_left_out_one_by_one(place):
     assert plan(Wanted(corpora=(_bursts(place),), encoders=TWO, k=3)).parts[1].protocol == "speaker"
 
 
+def test_two_corpora_of_one_name_get_folders_and_sections_of_their_own(place, tmp_path):
+    other = tmp_path / "bursts"
+    synthesise(other, speakers=3, takes=2, seed=1)
+    here = (_bursts(place), str(other / "metadata.csv"))
+    parts = plan(Wanted(corpora=(*here, here[0]), encoders=TWO)).parts
+    folders = ["bursts-random", "bursts-loso", "bursts-random-2", "bursts-loso-2"]
+    assert [part.folder for part in parts] == folders
+    assert [part.settings.corpus for part in parts] == [here[0], here[0], here[1], here[1]]
+    assert [part.corpus for part in parts[::2]] == [f"bursts ({name})" for name in here]
+
+
 def test_one_encoder_leaves_the_single_systems(place):
     part = plan(Wanted(corpora=(_bursts(place),), encoders=("spectral",), folds=("loso",))).parts[0]
     assert part.settings.systems == ("lda", "fcn", "cnn")

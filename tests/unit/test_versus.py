@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from nver import cli
+from nver.comparison import CHOSEN
 from nver.errors import EvaluationError, SettingsError, UnknownNameError
 from nver.predictions import Predictions, SystemEntry
 from nver.versus import find, versus
@@ -77,6 +78,7 @@ def test_one_run_is_the_best_against_all_others(runs):
     marks = {(pair.second.name, pair.second.joined): pair.distinguishable for pair in found.pairs}
     assert marks["lda", "a"]
     assert not marks["mata", "a+b"]
+    assert all(pair.caution.endswith(CHOSEN) for pair in found.pairs)
 
 
 def test_two_picked_systems_stand_against_each_other(runs):
@@ -90,6 +92,7 @@ def test_one_picked_system_is_the_reference(runs):
     found = versus(runs[0], picked=["mata"])
     assert {pair.first.name for pair in found.pairs} == {"mata"}
     assert len(found.pairs) == 3
+    assert not any(CHOSEN in pair.caution for pair in found.pairs)
 
 
 def test_two_runs_are_compared_by_their_best_and_what_both_have(runs):

@@ -28,7 +28,9 @@ def _corpus(record: RunRecord) -> Statement:
     known = clips["speaker"].dropna().nunique()
     of = f" of {counted(known, 'speaker')}" if known else ", speakers unknown"
     name = record.card.get("title") or record.scores["corpus"]
-    text = f"{name}: {counted(len(clips), 'clip')}{of}, {counted(len(record.labels), 'label')}."
+    text = (
+        f"{name}: {counted(len(clips), record.tested)}{of}, {counted(len(record.labels), 'label')}."
+    )
     if warning := record.card.get("warning"):
         text += f" {warning}"
     return Statement("Corpus", text, alarm=bool(warning))
@@ -59,8 +61,10 @@ def _protocol(record: RunRecord) -> Statement:
         doubt = (
             f"{counted(divided, 'speaker')} {'is' if divided == 1 else 'are'} in training and in "
             "test alike, so the figures are too high for new voices. Do not compare them with "
-            "speaker-independent ones; for those, use --folds speaker."
+            "speaker-independent ones"
         )
+        several = record.clips()["speaker"].nunique() > 1
+        doubt += "; for those, use --folds speaker." if several else "."
     return Statement("Protocol", f"{name}. {doubt}", alarm=True)
 
 
@@ -74,10 +78,8 @@ def _leakage(record: RunRecord) -> Statement:
 
 
 def _chance(record: RunRecord) -> Statement:
-    chance = percent(record.chance)
-    return Statement(
-        "Chance", f"Guessing reaches a UAR of {chance} % ({len(record.labels)} labels)."
-    )
+    chance, heard = percent(record.chance), sum(n > 0 for n in record.supports())
+    return Statement("Chance", f"Guessing reaches a UAR of {chance} % ({heard} labels).")
 
 
 def _identity(record: RunRecord) -> Statement | None:

@@ -57,7 +57,8 @@ def emotions(record: RunRecord, system: SystemScore) -> list[Emotion]:
 def recalls_of(record: RunRecord, system: SystemScore) -> list[Estimate]:
     """Return the recall of each label, with the interval of the groups by class in scores.json.
 
-    No interval where none or all of the clips were recognised: every resample gives the same then.
+    No interval where its ends are the same, as those of earlier versions are where none or all of
+    the clips were recognised.
     """
     entries = record.scores.get("disaggregated") or ()
     own = [entry["by"].get("class") or () for entry in entries if key(entry) == system.key]
@@ -67,8 +68,7 @@ def recalls_of(record: RunRecord, system: SystemScore) -> list[Estimate]:
         record.labels, recalls(record.confusions[system]).tolist(), strict=True
     ):
         low, high = (number(end) for end in ends.get(label, (None, None)))
-        certain = value in (0.0, 1.0)
-        found.append(Estimate(value, *((math.nan, math.nan) if certain else (low, high))))
+        found.append(Estimate(value, *((math.nan, math.nan) if low == high else (low, high))))
     return found
 
 

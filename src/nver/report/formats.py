@@ -108,8 +108,9 @@ def caption(record: RunRecord) -> list[str]:
     rows = [row for _, members in table_rows(record) for row in members]
     marks = {mark for row in rows for mark in row.marks}
     said = [
-        f"{title}: {counted(len(clips), 'clip')}, {people}, {len(record.labels)} classes.",
+        f"{title}: {counted(len(clips), record.tested)}, {people}, {len(record.labels)} classes.",
         f"Protocol: {protocol_title(name)}, {folds}. {_warning(name)}".rstrip(),
+        str(record.run["leakage"].get("verdict", "")),
         f"Chance: UAR {percent(record.chance)} %.",
         f"In brackets {about_intervals(record)}.",
         _seeds(record),
@@ -154,12 +155,16 @@ def latex(record: RunRecord) -> str:
         lines = [rf"\multicolumn{{5}}{{l}}{{\emph{{{escaped(heading)}}}}} \\"]
         lines += [_latex_row(row) for row in members]
         parts.append("\n".join(lines))
-    told = textwrap.fill(escaped(" ".join(caption(record))), 96, break_long_words=False)
+    # A line that ends in a hyphen would be printed with a space after it.
+    told = textwrap.fill(
+        escaped(" ".join(caption(record))), 96, break_long_words=False, break_on_hyphens=False
+    )
     label = re.sub(r"[^a-z0-9]+", "-", str(record.scores["corpus"]).lower()).strip("-")
     named = rf"\caption{{{told}}}\label{{tab:nver-{label}}}"
     body = "\n\\midrule\n".join(parts)
     form = _LONG if sum(len(members) for _, members in grouped) > LONG else _FLOAT
-    return form.replace("CAPTION", named).replace("HEAD", _HEAD).replace("BODY", body)
+    parts_of = {"CAPTION": named, "HEAD": _HEAD, "BODY": body}
+    return re.sub("CAPTION|HEAD|BODY", lambda found: parts_of[found[0]], form)
 
 
 LONG = 40
@@ -226,6 +231,7 @@ def as_json(record: RunRecord) -> str:
     content = {
         "corpus": record.scores["corpus"],
         "protocol": {"name": name, "title": protocol_title(name), "warning": _warning(name)},
+        "leakage": record.run["leakage"].get("verdict"),
         "chance_uar": record.chance,
         "labels": list(record.labels),
         "rows": rows,

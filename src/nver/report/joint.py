@@ -198,7 +198,7 @@ def _column(chapter: Chapter, record: RunRecord) -> Column:
     people = counted(speakers, "speaker") if speakers else "speakers unknown"
     leakage, identity = record.run["leakage"], record.run.get("identity") or {}
     facts = (
-        f"{counted(len(clips), 'clip')}, {people}, {len(record.labels)} classes, "
+        f"{counted(len(clips), record.tested)}, {people}, {len(record.labels)} classes, "
         f"{counted(int(clips['fold'].nunique()), 'fold')}; chance: UAR {percent(record.chance)} %; "
         f"in brackets {about_intervals(record)}."
     )
@@ -224,7 +224,10 @@ def _best(record: RunRecord) -> str:
         return f"{told}."
     rivals = [s for s in record.systems if s != top and not s.transductive]
     same = sum(system.key in alike for system in rivals)
-    return f"{told}; {same} of {len(rivals)} others are not distinguishable from it."
+    return (
+        f"{told}; {same} of {len(rivals)} others that judge each clip alone are not "
+        "distinguishable from it."
+    )
 
 
 def _claim(systems: Sequence[SystemScore], name: str) -> str:

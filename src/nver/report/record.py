@@ -119,6 +119,11 @@ class Failure:
     stage: str
     reason: str
 
+    @property
+    def perturbed(self) -> bool:
+        """Whether it failed under a perturbation alone, and is in all other figures."""
+        return self.stage.startswith("perturb ")
+
 
 @dataclass(frozen=True, eq=False)
 class RunRecord:
@@ -208,6 +213,12 @@ class RunRecord:
     def clips(self) -> pd.DataFrame:
         """Return one row per clip: label, speaker (missing where unknown) and fold."""
         return self.parts[self.systems[0].key].drop_duplicates("file")
+
+    @property
+    def tested(self) -> str:
+        """What a clip of the figures is called: not every clip must have been tested."""
+        known = 0 if self.places is None else self.places["file"].nunique()
+        return "tested clip" if known > len(self.clips()) else "clip"
 
     def supports(self) -> list[int]:
         """Return the number of clips of each label."""

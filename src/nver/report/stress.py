@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,10 +31,14 @@ class Loss:
 
 @dataclass(frozen=True)
 class Stress:
-    """The losses of all systems: titles of the perturbations, and a row for each system."""
+    """The losses of all systems: titles of the perturbations, and a row for each system.
+
+    `missing` has a sentence for each perturbation that some clips did not survive.
+    """
 
     titles: tuple[str, ...]
     rows: tuple[tuple[SystemScore, str, tuple[Loss | None, ...]], ...]
+    missing: tuple[str, ...] = ()
 
 
 def stress(record: RunRecord) -> Stress | None:
@@ -44,7 +48,8 @@ def stress(record: RunRecord) -> Stress | None:
     for entry in entries.values():
         for one in entry["perturbations"]:
             titles.setdefault(str(one["name"]), str(one.get("title") or one["name"]))
-    if not titles:
+    missing = tuple(_missing(record, entries.values(), titles))
+    if not titles and not missing:
         return None
     rows = []
     for system in record.systems:
@@ -53,7 +58,25 @@ def stress(record: RunRecord) -> Stress | None:
             losses = {str(one["name"]): _loss(one) for one in entry["perturbations"]}
             clean = Estimate.from_json(entry["clean"])
             rows.append((system, percent(clean.value), tuple(losses.get(name) for name in titles)))
-    return Stress(tuple(titles.values()), tuple(rows))
+    return Stress(tuple(titles.values()), tuple(rows), missing)
+
+
+def _missing(
+    record: RunRecord, entries: Iterable[Mapping[str, Any]], titles: Mapping[str, str]
+) -> Iterator[str]:
+    """Yield what is known of fewer clips than were tested, or of none."""
+    clips = len(record.clips())
+    counts: dict[str, int] = {}
+    for one in (one for entry in entries for one in entry["perturbations"]):
+        counts.setdefault(str(one["name"]), int(one.get("n_clips") or clips))
+    for name in record.run["extraction"].get("perturbed") or ():
+        counts.setdefault(str(name), 0)
+    for name, n in counts.items():
+        called = titles.get(name, name)
+        if n == 0:
+            yield f"{called}: no clip could be perturbed and encoded; the failed clips say why."
+        elif n < clips:
+            yield f"{called}: {n:,} of {clips:,} clips; the change is that of these clips alone."
 
 
 def _loss(entry: Mapping[str, Any]) -> Loss:

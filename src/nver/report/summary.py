@@ -157,6 +157,11 @@ def _difference(one: SystemScore, other: SystemScore, compared: Comparisons, it:
         p = p_text(verdict.p_holm)
         if verdict.distinguishable:
             return f"{where}; the paired test finds a difference (corrected p {p})."
+        if verdict.p_holm <= number(compared.told.get("alpha")):
+            return (
+                f"{where}; the paired test finds a difference (corrected p {p}), but its interval, "
+                "which allows for other trainings, holds zero: they cannot be told apart."
+            )
         return f"{where}; the paired test cannot tell them apart (corrected p {p})."
     if any(math.isnan(end) for system in (one, other) for end in (system.uar.low, system.uar.high)):
         return f"{where}; without intervals nobody can say whether that is more than luck."
@@ -240,12 +245,19 @@ def _failed_systems(record: RunRecord) -> Statement | None:
 def _failures(record: RunRecord) -> Statement:
     if not record.failures:
         return Statement("Failed clips", "None.")
-    count = counted(len(record.failures), "file")
-    return Statement(
-        "Failed clips",
-        f"{count} could not be used and {'is' if len(record.failures) == 1 else 'are'} "
-        "in no figure; the list below says why.",
-    )
+    lost = {one.file for one in record.failures if not one.perturbed}
+    text = ""
+    if lost:
+        text = (
+            f"{counted(len(lost), 'file')} could not be used and "
+            f"{'is' if len(lost) == 1 else 'are'} in no figure; the list below says why."
+        )
+    if stressed := {one.file for one in record.failures if one.perturbed}:
+        text += (
+            f" {counted(len(stressed), 'clip')} could not be perturbed in every way, and "
+            f"{'is' if len(stressed) == 1 else 'are'} left out there alone."
+        )
+    return Statement("Failed clips", text.strip())
 
 
 def _licence(record: RunRecord) -> Statement | None:

@@ -80,9 +80,10 @@ class Comparisons:
 
     @property
     def effect_name(self) -> str:
-        """What the effect sizes are."""
-        names = [str(pair.get("effect_name") or "") for pair in self.told.get("pairs") or ()]
-        return names[0] if names else ""
+        """What the effect sizes are; one of single clips stands where McNemar's test does."""
+        pairs = sorted(self.told.get("pairs") or (), key=lambda pair: not pair.get("mcnemar"))
+        names = dict.fromkeys(str(pair.get("effect_name") or "") for pair in pairs)
+        return " where McNemar's test is, else ".join(name for name in names if name)
 
     def of(self, system: SystemScore) -> Verdict | None:
         """Return the verdict on a system, or None."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -139,14 +139,30 @@ def plan(wanted: Wanted) -> Plan:
     parts: list[Part] = []
     clips = 0
     widths = {name: _width(choice) for name, choice in zip(names, choices, strict=True)}
-    for given, corpus in corpora:
+    for given, corpus in dict(corpora).items():
         clips += len(corpus.clips)
         parts += [
             _part(wanted, given, corpus, protocol, choices, widths)
             for protocol in wanted.folds or _protocols(corpus, wanted.k)
         ]
     seconds = sum(_encoding_seconds(choice) for choice in choices) * clips
-    return Plan(tuple(parts), tuple(names), tuple(missing), seconds / 60 / _cores())
+    return Plan(_apart(parts), tuple(names), tuple(missing), seconds / 60 / _cores())
+
+
+def _apart(parts: Sequence[Part]) -> tuple[Part, ...]:
+    """Return the parts with folders of their own, and corpora of one title told apart by place."""
+    places: dict[str, set[str]] = {}
+    for part in parts:
+        places.setdefault(part.corpus, set()).add(part.settings.corpus)
+    found: dict[str, Part] = {}
+    for part in parts:
+        folder, number = part.folder, 2
+        while folder in found:
+            folder, number = f"{part.folder}-{number}", number + 1
+        alone = len(places[part.corpus]) == 1
+        title = part.corpus if alone else f"{part.corpus} ({part.settings.corpus})"
+        found[folder] = replace(part, folder=folder, corpus=title)
+    return tuple(found.values())
 
 
 def _protocols(corpus: Corpus, k: int) -> tuple[str, ...]:

@@ -9,6 +9,9 @@ about the bootstrap, The American Statistician 69): the percentiles are moved ou
 Student's t asks for with so few speakers. With fewer than eight speakers the resamples end before
 those percentiles (no resample is outside the best and the worst speaker), so Student's interval
 ``value -+ t * standard error`` is taken where it is wider. Ends stay within the range of the score.
+Where all m speakers reached an end of the range, no resample knows of another score; then the other
+end is Clopper and Pearson's (1934, Biometrika 26), ``(1 - level) / 2`` to the power ``1 / m`` away
+from the far end of the range: scores whose mean is lower all reach the end too rarely.
 
 With several seeds the score is the mean over seeds, and other seeds would have given another mean.
 The variance that the seeds bring, beyond what comes of the few clips on which they are compared
@@ -31,6 +34,8 @@ from jaxtyping import Float64
 from nver.errors import EvaluationError
 
 Unit = Literal["speaker", "clip", "mixed"]
+
+_ROUNDING = 1e-12
 
 FEW = 8
 """With fewer clusters than this an interval rests on the assumption that clusters are normal."""
@@ -176,6 +181,12 @@ def interval_of(
         high = value + math.hypot(max(0.0, high - value), math.sqrt(squares))
     error = math.hypot(spread, math.sqrt(sum(variances)))
     ends = max(bounds[0], float(low)), min(bounds[1], float(high))
+    if math.isfinite(span := bounds[1] - bounds[0]):
+        least = span * tail ** (1.0 / clusters)
+        if value >= bounds[1] - _ROUNDING:
+            ends = min(ends[0], bounds[0] + least), ends[1]
+        elif value <= bounds[0] + _ROUNDING:
+            ends = ends[0], max(ends[1], bounds[1] - least)
     return Interval(value, *ends, level, clusters, unit, "", seeds, error)
 
 

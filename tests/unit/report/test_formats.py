@@ -30,6 +30,7 @@ COMPARISONS = {
 @pytest.fixture
 def record(fake, tmp_path):
     fake.scores["comparisons"] = COMPARISONS
+    fake.run["leakage"]["verdict"] = "No speaker and no recording is on both sides of a fold."
     return read_record(fake.write(tmp_path / "run"))
 
 
@@ -48,7 +49,7 @@ def test_the_caption_says_protocol_chance_intervals_and_marks(record):
     told = " ".join(caption(record))
     assert told.startswith("Toy bursts: 72 clips, 6 speakers, 3 classes.")
     assert "Protocol: speaker-independent, 2 folds. The scores hold for new speakers" in told
-    assert "Chance: UAR 33.3 %." in told
+    assert f"{record.run['leakage']['verdict']} Chance: UAR 33.3 %." in told
     assert "In brackets 95 % intervals from a bootstrap" in told
     assert "\u2020 not distinguishable from the best (Holm-corrected; permutation test" in told
     assert "* linear baseline." in told
@@ -78,6 +79,7 @@ def test_json_holds_scores_as_fractions(record):
     assert marks["concat-lda"] is False
     assert marks["lda"] is True
     assert marks["mata"] is None
+    assert told["leakage"] == record.run["leakage"]["verdict"]
 
 
 def test_an_undefined_score_is_a_dash_and_null(fake, tmp_path):
@@ -98,6 +100,25 @@ def test_special_signs_are_escaped(fake, tmp_path):
     assert "R\\&D \\{\\#1\\} new" in text
     assert "a\\_b\\|50%" in markdown(record)
     assert escaped("\\") == "\\textbackslash{}"
+
+
+def test_a_leak_stands_in_the_caption(fake, tmp_path):
+    verdict = "On both sides of a fold: 2 speakers, 1 test clip with identical audio in training."
+    fake.run["leakage"] |= {"clean": False, "verdict": verdict}
+    record = read_record(fake.write(tmp_path / "run"))
+    for text in (markdown(record), as_json(record), " ".join(latex(record).split())):
+        assert verdict in text
+
+
+def test_no_title_is_taken_for_a_part_of_the_table(fake, tmp_path):
+    fake.run["corpus"]["title"] = "HEAD and BODY"
+    text = latex(read_record(fake.write(tmp_path / "run")))
+    assert "\\caption{HEAD and BODY: 72 clips" in text
+    assert text.count("System & Encoders") == 1
+
+
+def test_no_line_of_a_latex_caption_ends_in_a_hyphen(record):
+    assert not re.search(r"[a-z]-$", latex(record), re.MULTILINE)
 
 
 def test_latex_is_a_booktabs_float_with_five_cells_a_row(record):

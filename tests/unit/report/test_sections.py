@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from contracts.full_record import enrich
+from nver.report import write_report
 from nver.report.audit import audit
 from nver.report.breakdown import MANY, breakdowns
 from nver.report.coupling import Plan, plan_svg, plans
@@ -99,6 +100,29 @@ def test_the_summary_speaks_of_the_paired_test_where_there_is_one(full):
     assert "A difference in UAR under 1.8 points would mostly go unnoticed" in points["Differences"]
     assert "the paired test finds a difference (corrected p" in points["Fusion"]
     assert "intervals overlap" not in " ".join(points.values())
+
+
+def test_a_small_p_whose_interval_holds_zero_is_no_difference(full):
+    def change(scores, run):
+        for pair in scores["comparisons"]["pairs"]:
+            pair |= {"p_holm": 0.012, "low": -0.01, "distinguishable": False}
+
+    told = {point.topic: point.text for point in summarise(full(change))}["Fusion"]
+    assert "finds a difference (corrected p .012), but its interval" in told
+    assert "holds zero: they cannot be told apart." in told
+
+
+def test_effect_sizes_of_two_kinds_are_both_named(full):
+    def change(scores, run):
+        first, *rest = scores["comparisons"]["pairs"]
+        first["effect_name"] = "Cohen's g"
+        for pair in rest:
+            pair |= {"effect_name": "d_z over clips", "mcnemar": None}
+        scores["comparisons"]["pairs"] = [*rest, first]
+
+    named = comparisons(full(change).scores).effect_name
+    assert named == "Cohen's g where McNemar's test is, else d_z over clips"
+    assert comparisons(full().scores).effect_name == "Cohen's d over speakers"
 
 
 def test_the_summary_without_these_sections_is_silent(fake, tmp_path):
@@ -332,6 +356,29 @@ def test_tuning_is_told_fold_by_fold(full):
     rows = tuning(full())
     assert rows[0][2:] == ("0", "learning rate 0.0012, dropout 0.31", "45.0", "44.0")
     assert len(rows) == 3 * 2
+
+
+def test_clips_that_a_perturbation_lost_are_told(full):
+    def some(scores, run):
+        run["extraction"]["perturbed"] = {"noise-20": {}, "shift:1": {}}
+        for entry in scores["robustness"]:
+            entry["perturbations"][0]["n_clips"] = 70
+
+    assert stress(full(some)).missing == (
+        "Noise at 20 dB: 70 of 72 clips; the change is that of these clips alone.",
+        "shift:1: no clip could be perturbed and encoded; the failed clips say why.",
+    )
+    assert stress(full()).missing == ()
+
+    def all_lost(scores, run):
+        run["extraction"]["perturbed"] = {"shift:1": {}}
+        scores["robustness"] = []
+
+    record = full(all_lost)
+    assert stress(record).titles == ()
+    page = write_report(record.folder).read_text(encoding="utf-8")
+    assert "shift:1: no clip could be perturbed" in page
+    assert "Robustness of every system" not in page
 
 
 def test_paths_can_be_left_out(full):

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import pandas as pd
 import pytest
 
 from nver.report.basis import basis
 from nver.report.citations import licence_is_restricted
+from nver.report.formats import caption
 from nver.report.record import read_record
 from nver.report.statement import listed
 from nver.report.summary import about_intervals, extremes, summarise
+from unit.report.fake_run import predictions
 
 
 @pytest.fixture
@@ -223,6 +226,36 @@ def test_a_verdict_is_followed_by_what_must_be_known(fake, points):
 def test_failed_clips_are_counted(fake, points, files, text):
     fake.failures = [(f"{i}.wav", "decode", "empty") for i in range(files)]
     assert points(fake)["Failed clips"].text == text
+
+
+def test_clips_that_failed_under_a_perturbation_are_in_the_other_figures(fake, points):
+    fake.failures = [("0.wav", f"perturb {name}", "silent") for name in ("mp3:32", "gain:-6")]
+    alone = "1 clip could not be perturbed in every way, and is left out there alone."
+    assert points(fake)["Failed clips"].text == alone
+    fake.failures.append(("1.wav", "decode", "empty"))
+    assert points(fake)["Failed clips"].text == (
+        f"1 file could not be used and is in no figure; the list below says why. {alone}"
+    )
+
+
+def test_one_voice_is_not_sent_to_folds_by_speaker(fake, points):
+    rows = predictions(fake.systems)
+    fake.predictions = rows.assign(speaker="s1")
+    told = points(fake)["Protocol"].text
+    assert told.endswith("Do not compare them with speaker-independent ones.")
+
+
+def test_a_part_that_is_tested_is_not_called_the_corpus(fake, tmp_path):
+    rows = predictions(fake.systems)
+    part = rows[rows["fold"] == "0"]
+    fake.predictions = part
+    folder = fake.write(tmp_path / "run")
+    files = rows["file"].unique()
+    pd.DataFrame({"file": files, "path": files}).to_parquet(folder / "clips.parquet")
+    record = read_record(folder)
+    clips = part["file"].nunique()
+    assert f"Toy bursts: {clips} tested clips of" in basis(record)[0].text
+    assert f"Toy bursts: {clips} tested clips, " in caption(record)[0]
 
 
 def test_failed_systems_are_listed(fake, points):

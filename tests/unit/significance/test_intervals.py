@@ -14,6 +14,7 @@ from nver.significance import (
     Interval,
     cluster_bootstrap,
     cluster_bootstraps,
+    paired_difference,
     ratio_bootstrap,
 )
 
@@ -205,6 +206,21 @@ def test_the_interval_stays_in_the_range_of_the_score():
         seeds[:, place, [0, 1], [0, 1]] = right
         seeds[:, place, [0, 1], [1, 0]] = 20 - right
     assert cluster_bootstrap(seeds, METRICS["uar"]).high == 1.0
+
+
+@pytest.mark.parametrize("clusters", [2, 5, 75])
+@pytest.mark.parametrize("right", [0, 4])
+def test_where_every_speaker_is_at_the_end_it_is_that_of_clopper_and_pearson(clusters, right):
+    from scipy import stats
+
+    counts = np.tile(np.array([[right, 4 - right], [4 - right, right]]), (clusters, 1, 1))
+    interval = cluster_bootstrap(counts, METRICS["uar"], n=50)
+    exact = stats.binomtest(clusters if right else 0, clusters).proportion_ci(method="exact")
+    np.testing.assert_allclose([interval.low, interval.high], exact, atol=1e-12)
+    share = ratio_bootstrap(np.full(clusters, right), np.full(clusters, 4), n=50)
+    np.testing.assert_allclose([share.low, share.high], exact, atol=1e-12)
+    same = paired_difference(counts, counts, METRICS["uar"], n=50)
+    assert (same.low, same.high) == (0.0, 0.0)
 
 
 def test_a_ratio_is_resampled_by_clusters():
