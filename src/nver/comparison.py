@@ -248,7 +248,7 @@ def _comparison(
     difference: Interval,
     effort: Effort,
 ) -> Comparison:
-    measure, alpha = METRICS[metric], 1 - difference.level
+    measure, alpha = METRICS[metric], round(1 - difference.level, 12)
     a, b = pair.confusions
     test = permutation_test(a, b, measure, n=effort.swaps, seed=effort.seed)
     single = mcnemar(*pair.right) if pair.right else None

@@ -65,6 +65,7 @@ def test_a_clear_difference_is_found_and_said():
     assert found.scores == pytest.approx((uar_of(predictions, "mata"), uar_of(predictions, "lda")))
     assert found.difference.value == pytest.approx(found.scores[0] - found.scores[1])
     assert found.distinguishable
+    assert found.to_dict()["alpha"] == 0.05
     assert 0 < found.detectable < found.difference.value
     assert found.effect > 0.8
     assert found.effect_name == "d_z over speakers"
