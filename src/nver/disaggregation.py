@@ -28,6 +28,9 @@ from nver.significance import FEW, Interval, cluster_bootstraps, plural
 MOST = 12
 """A fact with more values than this is no division into groups; numbers are divided into bands."""
 
+STEPS = 5
+"""Numbers that are not whole, with more values than this, are measured: divided into bands."""
+
 BANDS = 4
 
 OWN = ("clip", "file", "path", "label", "speaker")
@@ -199,10 +202,10 @@ def _bands(name: str, values: pd.Series[Any]) -> pd.Series[Any] | None:
         texts = values.reset_index(drop=True).map(str, na_action="ignore").astype(object)
         return texts if few <= MOST else None
     known = np.unique(numbers.dropna())
-    if len(known) > MOST:
+    whole = bool((known == np.rint(known)).all())
+    if len(known) > (MOST if whole else STEPS):
         # Many whole numbers are codes or counters, unless they are ages.
-        whole = (known == np.rint(known)).all() and not AGE.search(name)
-        return None if whole else _quartiles(numbers)
+        return None if whole and not AGE.search(name) else _quartiles(numbers)
     order = [f"{value:g}" for value in known]
     texts = numbers.map(lambda value: f"{value:g}", na_action="ignore").astype(object)
     return texts.astype(pd.CategoricalDtype(order))

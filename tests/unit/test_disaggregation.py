@@ -99,6 +99,16 @@ def test_facts_with_few_values_divide_and_others_do_not(told):
     assert len(told["by"]["speaker"]) == SPEAKERS
 
 
+def test_measured_numbers_are_bands_however_few_they_are():
+    predictions = record()
+    clips = facts(predictions)
+    clips["loudness"] = -20.0 - (np.arange(len(clips)) % 6) / 4
+    clips["rating"] = (np.arange(len(clips)) % 3) / 2
+    (system,) = disaggregated(predictions, clips)
+    assert system["by"]["loudness"][0]["value"].startswith("-21.2 to ")
+    assert [group["value"] for group in system["by"]["rating"]] == ["0", "0.5", "1"]
+
+
 def test_a_group_scores_what_scikit_learn_says(told):
     predictions = record()
     clips = facts(predictions)

@@ -33,6 +33,7 @@ LICENCE = "MIT"
 FOLDERS = ("byol-s", "byols_512")
 CHANNELS = 64
 DIM = 512
+BORROWED = "; normalises its input by statistics of all EmoGator clips: mean=M,std=S for your own"
 BATCH_NORM_EPS = 1e-5
 LOG_FLOOR = 1.1920929e-07  # float32 epsilon
 MOST_FRAMES = (
@@ -97,17 +98,18 @@ class ByolSEncoder(Encoder):
             (as_tensor(tensors[f"fc.{n}.weight"]), as_tensor(tensors[f"fc.{n}.bias"]))
             for n in (0, 3)
         ]
-        self._card = self._describe(alias, opened, tensors)
+        borrowed = "" if mean is not None and std is not None else BORROWED
+        self._card = self._describe(alias, opened, tensors, borrowed)
 
     def _describe(
-        self, alias: str, opened: Checkpoint, tensors: dict[str, np.ndarray]
+        self, alias: str, opened: Checkpoint, tensors: dict[str, np.ndarray], borrowed: str
     ) -> EncoderCard:
         frontend = self._logmel
         frames = int(opened.number("min_frames"))
         trained = [n for n in tensors if "running" not in n]
         return EncoderCard(
             name=alias,
-            summary="BYOL-S (SERAB): self-supervised on AudioSet speech",
+            summary="BYOL-S (SERAB): self-supervised on AudioSet speech" + borrowed,
             dim=DIM,
             rate=frontend.rate,
             modality="audio-only",
