@@ -5,7 +5,7 @@ Corpus, protocol, leakage, what is known without any sound, and chance.
 
 from __future__ import annotations
 
-from nver.protocols import protocol_of
+from nver.protocols import PROTOCOLS, protocol_of
 from nver.report.record import RunRecord
 from nver.report.statement import Statement, counted
 from nver.report.tables import percent
@@ -48,9 +48,10 @@ def _protocol(record: RunRecord) -> Statement:
     facts = protocol_of(protocol)
     divided = record.divided_speakers()
     if divided == 0:
-        text = f"{name}. No voice was in training before it was judged."
-        if facts is not None and facts.name in ("speaker", "loso", "published"):
-            text += f" {facts.warning}"
+        # Folds of another name that share no speaker are speaker-independent all the same.
+        own = facts is not None and facts.name in ("speaker", "loso", "published")
+        warning = (facts if facts is not None and own else PROTOCOLS["speaker"]).warning
+        text = f"{name}. No voice was in training before it was judged. {warning}"
         return Statement("Protocol", text)
     if divided is None:
         doubt = (
