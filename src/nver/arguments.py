@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from nver.parsing import Parser, positive, share
+from nver.parsing import Parser, positive, share, two_or_more
 from nver.protocols import PROTOCOLS
 
 FORMATS = ("html", "md", "latex", "json")
@@ -177,7 +177,7 @@ def _evaluate_command(commands: Any) -> None:
         "--calibrate",
         action="store_true",
         help="also predict the clips of each training part by inner folds, for temperature scaling "
-        "and conformal sets; takes three times as long",
+        "and conformal sets (these need the extra 'stats'); takes three to four times as long",
     )
     evaluate.add_argument(
         "--recipe",
@@ -225,7 +225,8 @@ def _report_command(commands: Any) -> None:
         type=float,
         const=EMBEDDED,
         metavar="MB",
-        help=f"put clips into the page, up to this size (default {EMBEDDED})",
+        help="put clips into the page, up to this size as files, and a third more inside the page "
+        f"(default {EMBEDDED})",
     )
     report.add_argument(
         "--error-rate",
@@ -315,7 +316,7 @@ def _reproduce_command(commands: Any) -> None:
         default="paper",
         help="how networks are trained: the paper's recipe (default), or nver's",
     )
-    reproduce.add_argument("-k", type=positive, default=5, metavar="K", help="folds (default 5)")
+    reproduce.add_argument("-k", type=two_or_more, default=5, metavar="K", help="folds (default 5)")
     reproduce.add_argument(
         "--seeds", type=positive, default=1, metavar="N", help="trainings per network (default 1)"
     )
@@ -343,7 +344,7 @@ def _fold_options(parser: argparse.ArgumentParser) -> None:
         + ". Default: speaker where speakers are known, else random",
     )
     parser.add_argument(
-        "-k", type=positive, default=5, metavar="K", help="number of folds (default 5)"
+        "-k", type=two_or_more, default=5, metavar="K", help="number of folds (default 5)"
     )
     parser.add_argument(
         "--seeds",

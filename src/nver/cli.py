@@ -1,6 +1,7 @@
 """The command line: exit codes and what is printed; every command calls one Python function.
 
-Exit codes: 0 done; 1 an error, said in one line (a traceback only with ``--debug``); 2 wrong usage;
+Exit codes: 0 done; 1 an error, said in one line, or one for each of its paragraphs (a traceback
+only with ``--debug``); 2 wrong usage;
 3 done, but some clips failed (listed in failures.csv); 130 interrupted.
 """
 
@@ -22,6 +23,9 @@ from nver.errors import NverError, SettingsError
 if TYPE_CHECKING:
     from nver.config import Settings
     from nver.extraction import Failure
+
+MOMENT = 2.0
+"""Seconds; the bar of what took less is wiped out at the end."""
 
 DONE, ERROR, USAGE, SOME_CLIPS_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -208,7 +212,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
 
 
 class _Bars:
-    """Progress bars on standard error: none when it is no terminal, none before two seconds."""
+    """Progress bars on standard error: none when it is no terminal, none is left of a moment."""
 
     def __init__(self) -> None:
         self._bars: dict[str, Any] = {}
@@ -221,7 +225,7 @@ class _Bars:
         if what not in self._bars:
             # What an earlier run has done counts as done, and not into the pace.
             self._bars[what] = tqdm(
-                desc=what, total=total, initial=done, delay=2, disable=None, dynamic_ncols=True
+                desc=what, total=total, initial=done, disable=None, dynamic_ncols=True
             )
         bar = self._bars[what]
         bar.total = total
@@ -240,6 +244,7 @@ class _Bars:
 
     def __exit__(self, *_: object) -> None:
         for bar in self._bars.values():
+            bar.leave = not bar.disable and bar.format_dict["elapsed"] > MOMENT
             bar.close()
 
 
@@ -279,7 +284,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (NverError, OSError) as error:
         if arguments.debug:
             raise
-        print(f"nver: {' '.join(str(error).split())}", file=sys.stderr)
+        paragraphs = (" ".join(text.split()) for text in str(error).split("\n\n"))
+        print("nver: " + "\n".join(paragraphs), file=sys.stderr)
         return ERROR
     except Exception as error:  # the door: every error becomes one line and a code
         if arguments.debug:

@@ -255,7 +255,7 @@ def _comparison(
     effect = standardised_difference(a, b, measure) if single is None else cohens_g(single)
     least = _least(difference.clusters, effort.swaps)
     cautions = [pair.caution, difference.caution, _coarse(difference, least, alpha)]
-    cautions += [ONE_SEED] if difference.seeds == 1 else []
+    cautions += [ONE_SEED] if difference.seeds == 1 and not (one.linear and other.linear) else []
     scores = [float(measure(side.sum(axis=0)).mean()) for side in (a, b)]
     return Comparison(
         one,

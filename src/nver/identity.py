@@ -152,6 +152,11 @@ class IdentityBaseline:
                 f"Together they are not above chance, but '{best}' alone reaches "
                 f"{_percent(score.value)} %: part of every score below may be that."
             )
+        if uar.high < self.chance_uar:
+            return (
+                "They do not give the label away; it is below chance because the labels are "
+                "balanced, so what a test part has more of, its training part has less of."
+            )
         return "They do not give the label away."
 
     def _named(self) -> str:

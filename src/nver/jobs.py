@@ -263,8 +263,8 @@ def fit_and_predict(
 
 
 def _fit(job: Job, data: Data, systems: Any) -> _Fitted:
+    model = _untrained(job, data, systems)  # the first one of a process loads its libraries
     clock = time.perf_counter()
-    model = _untrained(job, data, systems)
     X, y, groups = _training_part(job, data)
     model.fit(X, y, groups=groups)
     return _Fitted(model, time.perf_counter() - clock)
@@ -272,11 +272,11 @@ def _fit(job: Job, data: Data, systems: Any) -> _Fitted:
 
 def _fit_together(pack: Sequence[Job], data: Data, systems: Any) -> dict[int, _Fitted]:
     """Return the members of a pack by number; none where they must be trained one by one."""
-    clock = time.perf_counter()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
             models = [_untrained(job, data, systems) for job in pack]
+            clock = time.perf_counter()
             systems.fit_many(models, _training_parts(pack, data))
         except Exception:  # noqa: BLE001 - trained alone, it fails again, and alone
             return {}

@@ -44,6 +44,15 @@ def share(text: str) -> float:
 
 def positive(text: str) -> int:
     """Return a whole number from 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1, got '{text}'")
+    return _whole(text, 1)
+
+
+def two_or_more(text: str) -> int:
+    """Return a whole number from 2."""
+    return _whole(text, 2)
+
+
+def _whole(text: str, least: int) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"expected a whole number from {least}, got '{text}'")
     return int(text)

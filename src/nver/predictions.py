@@ -29,9 +29,12 @@ COLUMNS = ("clip", "file", "speaker", "label", "system", "encoders", "seed", "fo
 """Columns before the probabilities; ``clip`` is the content hash, ``file`` the clip's name."""
 
 ONE_SEED = (
-    "every system was trained with one seed, so how much a score moves from training to training "
-    "is not in it"
+    "every system was trained with one seed, so nothing is known of how much a score moves from "
+    "training to training"
 )
+LINEAR = ("lda", "logreg")
+"""The linear systems: these, and those that end in them (``concat-lda``)."""
+
 FORMAT = "nver predictions 1"
 _METADATA = b"nver"
 
@@ -59,6 +62,11 @@ class SystemEntry:
     def joined(self) -> str:
         """The encoders as the record writes them: ``a+b``."""
         return "+".join(self.encoders)
+
+    @property
+    def linear(self) -> bool:
+        """Whether it is a linear system: one seed is then as good as many."""
+        return self.name.rpartition("-")[2] in LINEAR
 
     @property
     def key(self) -> Key:
@@ -359,7 +367,9 @@ def scores(
         "n_speakers": int(clips["speaker"].nunique()),
         "labels": list(predictions.labels),
         "chance_uar": 1.0 / max(1, clips["label"].nunique()),  # recalls of classes that occur
-        "interval": None if interval is None else _about(interval, resamples),
+        "interval": None
+        if interval is None
+        else _about(interval, resamples, chance=not all(one.linear for one in predictions.entries)),
         "systems": systems,
         "failures": [failure.to_dict() for failure in predictions.failures],
         "notes": [note.sentence() for note in predictions.notes],
@@ -382,8 +392,8 @@ def _system_scores(
     }
 
 
-def _about(interval: Interval, resamples: int) -> dict[str, Any]:
-    alone = "" if interval.seeds > 1 else ONE_SEED
+def _about(interval: Interval, resamples: int, *, chance: bool) -> dict[str, Any]:
+    alone = ONE_SEED if chance and interval.seeds == 1 else ""
     return {
         "level": interval.level,
         "method": "expanded percentile bootstrap, with the variance of the seeds",

@@ -21,6 +21,7 @@ from nver.predictions import Predictions, SystemEntry
 from nver.registry import unknown
 
 WIDTH = 100
+NAME_WIDTH = 46
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,8 @@ class Versus:
             pair = self.pairs[0]
             lines += [f"{_called(pair.first)}, {metric} {_percent(pair.scores[0])} %, against:", ""]
         lines.append(
-            f"  {'':<44}{metric + ' %':>6}{'difference [interval]':>26}{'p':>8}{'p Holm':>8}"
+            f"  {'':<{NAME_WIDTH}}{metric + ' %':>6}{'difference [interval]':>25}"
+            f"{'p':>8}{'p Holm':>8}"
         )
         named = len(firsts) > 1
         for pair in self.pairs if named else sorted(self.pairs, key=_falling):
@@ -142,7 +144,7 @@ def find(predictions: Predictions, text: str) -> SystemEntry:
     name, _, listed = text.partition("@")
     named = [entry for entry in predictions.entries if entry.name == name]
     if not named:
-        raise unknown("system of the run", name, [entry.name for entry in predictions.entries])
+        raise unknown("system of the run", name, {entry.name for entry in predictions.entries})
     wanted = sorted(listed.split("+"))
     found = [entry for entry in named if not listed or sorted(entry.encoders) == wanted]
     if len(found) == 1:
@@ -153,6 +155,8 @@ def find(predictions: Predictions, text: str) -> SystemEntry:
 
 
 def _read(folder: Path) -> Predictions:
+    if not folder.is_dir():
+        raise SettingsError(f"'{folder}' is no run folder: there is no such folder.")
     return Predictions.from_parquet(folder / "predictions.parquet")
 
 
@@ -185,17 +189,17 @@ def _row(pair: Comparison, *, named: bool) -> list[str]:
     difference = pair.difference
     ends = ""
     if not math.isnan(difference.low):
-        ends = f" [{100 * difference.low:+.1f}, {100 * difference.high:+.1f}]"
-    told = f"{100 * difference.value:+.1f}{ends}"
-    figures = f"{_percent(pair.scores[1]):>6}{told:>26}{_p(pair.test.p):>8}{_p(pair.p_holm):>8}"
+        ends = f" [{_signed(difference.low)}, {_signed(difference.high)}]"
+    told = f"{_signed(difference.value)}{ends}"
+    figures = f"{_percent(pair.scores[1]):>6}{told:>25}{_p(pair.test.p):>8}{_p(pair.p_holm):>8}"
     name = _called(pair.second)
     if named:
         other = "" if name == _called(pair.first) else f" {name}"
         name = f"{_called(pair.first)} {_percent(pair.scores[0])}, against{other}"
-    if len(name) < 44:
-        return [f"{mark} {name:<44}{figures}"]
+    if len(name) < NAME_WIDTH:
+        return [f"{mark} {name:<{NAME_WIDTH}}{figures}"]
     wrapped = textwrap.wrap(name, WIDTH - 4, subsequent_indent="    ")
-    return [f"{mark} {wrapped[0]}", *wrapped[1:], f"  {'':<44}{figures}"]
+    return [f"{mark} {wrapped[0]}", *wrapped[1:], f"  {'':<{NAME_WIDTH}}{figures}"]
 
 
 def _falling(pair: Comparison) -> float:
@@ -217,6 +221,12 @@ def _called(entry: SystemEntry) -> str:
 
 def _percent(value: float) -> str:
     return "-" if math.isnan(value) else f"{100 * value:.1f}"
+
+
+def _signed(value: float) -> str:
+    """Return a difference in points; what rounds to zero has no sign."""
+    points = round(100 * value, 1)
+    return f"{points:+.1f}" if points else "0.0"
 
 
 def _p(value: float) -> str:

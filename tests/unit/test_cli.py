@@ -119,6 +119,29 @@ def test_a_bar_tells_what_is_done_and_the_time_left(monkeypatch) -> None:
     assert "about 12:34 left" in screen.getvalue()
 
 
+@pytest.mark.parametrize("moment", [0.0, 60.0])
+def test_a_bar_is_seen_at_once_and_that_of_a_moment_is_wiped_out(moment, monkeypatch) -> None:
+    screen = io.StringIO()
+
+    class Shown(tqdm.tqdm):
+        def __init__(self, **options) -> None:
+            super().__init__(**(options | {"disable": False}), file=screen)
+
+    monkeypatch.setattr(tqdm, "tqdm", Shown)
+    monkeypatch.setattr(cli, "MOMENT", moment)
+    with cli._Bars() as bars:
+        bars("trainings", 0, 175)
+        assert "0/175" in screen.getvalue()
+    last = screen.getvalue().rpartition("\r")[2] or screen.getvalue().split("\r")[-2]
+    assert ("0/175" in last) is (moment == 0.0)
+
+
+def test_fewer_than_two_folds_are_wrong_usage(capsys) -> None:
+    with pytest.raises(SystemExit):
+        parser().parse_args(["evaluate", "synthetic", "-e", "spectral", "-k", "1", "--out", "run"])
+    assert "expected a whole number from 2, got '1'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("given", "tune"), [([], None), (["--tune"], 16), (["--tune", "5"], 5)])
 def test_tune_takes_a_number_or_none(given: list[str], tune: int | None) -> None:
     argv = ["evaluate", "synthetic", "-e", "spectral", *given, "--out", "run"]

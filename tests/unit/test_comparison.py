@@ -175,7 +175,7 @@ def test_independent_clips_have_mcnemar_too():
     assert found.mcnemar.p < 0.001
     assert found.effect_name == "Cohen's g"
     assert 0.15 < found.effect < 0.5
-    assert "all clips have no speaker" in found.caution
+    assert "the clips name no speaker" in found.caution
     seeds = record({"mata": 0.8, "lda": 0.5}, names=False, seeds=(0, 1))
     assert compare(seeds, one, seeds, other, effort=QUICK).mcnemar is None
 

@@ -35,6 +35,16 @@ def test_known_speakers_give_the_label_away_and_new_ones_do_not():
     assert apart.sentence().endswith("They do not give the label away.")
 
 
+def test_below_chance_says_why():
+    labels, speakers = audited(bias=0.0)
+    for name in np.unique(speakers):  # as many clips of each emotion
+        labels[speakers == name] = [f"emotion {number % 4}" for number in range(12)]
+    told = identity_baseline(make_folds("random", labels, None, k=5), labels, speakers, {})
+    assert told.uar.high < told.chance_uar
+    assert "it is below chance because the labels are balanced" in told.sentence()
+    assert not told.alarm
+
+
 def test_speaker_alone_is_the_commonest_label_of_the_speaker():
     labels, speakers = audited(clips=15, seed=3)
     folds = make_folds("random", labels, None, k=5)

@@ -194,6 +194,13 @@ def test_a_training_is_counted_once_however_many_rules_judge_it(data):
     assert outcome.elapsed < sum(outcome.seconds.values())
 
 
+def test_what_building_a_system_loads_is_not_its_time(data):
+    recorder = Recorder()
+    recorder.build = lambda *args, **more: time.sleep(0.2) or Recorder.build(recorder, *args)
+    (outcome,) = trained(data, recorder, job())
+    assert outcome.seconds[""] < 0.2
+
+
 def test_the_table_of_systems_keeps_the_protocol():
     assert isinstance(systems, Systems)
     assert all(

@@ -124,7 +124,7 @@ def test_without_speakers_clips_are_the_units_and_it_says_so():
     table = table_of(record(unknown=everybody))
     assert table["n_speakers"] == 0
     assert (table["interval"]["unit"], table["interval"]["clusters"]) == ("clip", 216)
-    assert "all clips have no speaker" in table["interval"]["caution"]
+    assert "the clips name no speaker" in table["interval"]["caution"]
     table = table_of(record(unknown=("003",)))
     assert (table["interval"]["unit"], table["interval"]["clusters"]) == ("mixed", 11 + 18)
 

@@ -13,7 +13,7 @@ from nver import cli
 from nver.comparison import CHOSEN
 from nver.errors import EvaluationError, SettingsError, UnknownNameError
 from nver.predictions import Predictions, SystemEntry
-from nver.versus import find, versus
+from nver.versus import _signed, find, versus
 
 LABELS = ("cry", "laugh", "scream")
 RIGHT = {
@@ -115,9 +115,16 @@ def test_the_table_fits_a_terminal_and_marks_what_is_alike(runs):
     assert max(map(len, lines)) <= 100
     assert next(line[0] for line in lines if line[2:].startswith("mata")) == "="
     assert any("= marks the" in line for line in lines)
-    scores = [float(line[46:52]) for line in lines[3:6]]
+    scores = [float(line[48:54]) for line in lines[3:6]]
     assert scores == sorted(scores, reverse=True)
     assert any(line.startswith("Note: ") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(-0.0004, "0.0"), (0.0, "0.0"), (-0.0006, "-0.1"), (0.1234, "+12.3")]
+)
+def test_a_difference_that_rounds_to_zero_has_no_sign(value, text):
+    assert _signed(value) == text
 
 
 def test_runs_of_other_clips_are_refused(runs, tmp_path):
@@ -132,6 +139,8 @@ def test_a_name_that_is_unknown_or_fits_several_says_what_there_is(runs):
         find(record, "mtaa")
     with pytest.raises(SettingsError, match=r"'lda' fits several systems\. Choose one of: lda@a"):
         find(record, "lda")
+    with pytest.raises(UnknownNameError, match=r"Known: lda, \w+"):
+        find(record, "foo")
     with pytest.raises(SettingsError, match="'mata@a' is no system of the run"):
         find(record, "mata@a")
     with pytest.raises(SettingsError, match="at most two systems"):
@@ -152,4 +161,4 @@ def test_the_command_prints_a_table_or_json(runs, capsys):
     assert told["runs"] == [str(run) for run in runs]
     assert told["pairs"][0]["first"]["name"] == "mata"
     assert cli.main(["compare", str(runs[0]), "nowhere"]) == cli.ERROR
-    assert "Expected predictions at" in capsys.readouterr().err
+    assert "'nowhere' is no run folder" in capsys.readouterr().err

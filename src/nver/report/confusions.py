@@ -50,7 +50,7 @@ def confusion_svg(counts: Confusion, labels: Sequence[str], name: str) -> Markup
         totals=counts.sum(axis=1).tolist(),
         cell=_CELL,
         left=left,
-        top=round(slant + 34),
+        top=round(slant + 44),
         right=round(max(slant, 40) + 8),
         alt=f"Confusion matrix of {name}. {most_confused(counts, labels)}",
     )

@@ -309,7 +309,11 @@ def _warning(name: str) -> str:
 
 def _seeds(record: RunRecord) -> str:
     seeds = record.seeds
-    return f"Networks: mean of {seeds} trainings." if seeds > 1 else ""
+    if seeds > 1:
+        return f"Networks: mean of {seeds} trainings."
+    if all(system.linear for system in record.systems):
+        return ""
+    return "Networks: one training; how much a score moves from training to training is not known."
 
 
 def _daggers(record: RunRecord, marks: Set[str]) -> str:

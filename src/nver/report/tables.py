@@ -11,8 +11,7 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
-LINEAR = ("lda", "logreg")
-"""The linear systems: these, and fusions that end in them (``concat-lda``)."""
+from nver.predictions import LINEAR
 
 TRANSDUCTIVE = "-transductive"
 """How the names of systems end whose predictions look at the other clips of the test batch."""
@@ -252,13 +251,19 @@ def _level(scores: Mapping[str, Any]) -> frozenset[tuple[str, str]]:
 def _legend(scores: Mapping[str, Any], systems: Sequence[SystemScore]) -> list[str]:
     lines = [f"Chance: UAR {percent(float(scores['chance_uar']))} %"]
     if _level(scores):
-        lines.append("= the paired test cannot tell it from the best system")
+        top = best(systems)
+        whom = f", {top.title}" if top else ""
+        lines += textwrap.wrap(
+            f"= the paired test cannot tell it from the best system{whom}", WIDTH
+        )
     if any(system.linear for system in systems):
         lines.append("* linear baseline")
     if any(system.transductive for system in systems):
         lines.append("~ transductive: its prediction for a clip depends on the other test clips")
     if any(far_below(system, systems) for system in systems):
-        lines.append("! far below the linear baseline on the same encoders")
+        lines.append(
+            "! its whole interval lies below the best linear baseline on the same encoders"
+        )
     if caution := (scores.get("interval") or {}).get("caution"):
         lines += textwrap.wrap(f"Intervals: {caution}", WIDTH)
     for failure in scores.get("failures") or ():

@@ -15,7 +15,7 @@ from nver.report.tables import SystemScore, percent
 from nver.report.verdicts import key, number
 
 COVERAGES = (0.8, 0.5, 0.2)
-REASONS = ("scaled_reason", "conformal_reason")
+REASONS = {"scaled_reason": "temperature scaling", "conformal_reason": "prediction sets"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,12 +89,21 @@ def _trust(system: SystemScore, entry: Mapping[str, Any]) -> Trust:
         f"{number(scaled.get('temperature')):.2f}" if scaled else "",
         tuple(percent(accuracy_at(curve, share)) for share in COVERAGES) if curve else (),
         _sets(conformal) if conformal else "",
-        " ".join(dict.fromkeys(filter(None, (entry.get(name) for name in REASONS)))),
+        _missing(entry),
         f"{number(conformal.get('mean_size')):.1f}" if conformal else "",
         _sizes(conformal.get("size_counts") or ()) if conformal else [],
         _reliability(system, entry["raw"], scaled),
         _coverage(system, curve),
     )
+
+
+def _missing(entry: Mapping[str, Any]) -> str:
+    """Return what is not here, and why; what lacks for the same reason is named together."""
+    lacking: dict[str, list[str]] = {}
+    for name, what in REASONS.items():
+        if reason := entry.get(name):
+            lacking.setdefault(str(reason), []).append(what)
+    return " ".join(f"No {' and no '.join(what)}. {why}" for why, what in lacking.items())
 
 
 def _numbers(scored: Mapping[str, Any]) -> tuple[str, str, str]:

@@ -41,6 +41,9 @@ DENSE = 1.4e-6
 ENCODING = {"weight-free": 0.02, "small": 0.05, "large": 0.5}
 """Seconds of one core for a clip: measured on two-second clips; "large" is a rough guess."""
 
+SHORT = 1.5
+"""Minutes that are called one minute."""
+
 SMALL = ("byol-s", "efficientat-mn04", "light-asd")
 
 
@@ -104,10 +107,12 @@ class Plan:
             f"about {_minutes(part.minutes)}"
             for part in self.parts
         ]
+        encoding = ""
+        if self.encoding >= SHORT:
+            encoding = f", of which up to {_minutes(self.encoding)} to encode what is not yet"
         lines.append(
-            f"All together about {_minutes(self.minutes)} on {_cores()} cores, of which up to "
-            f"{_minutes(self.encoding)} to encode what is not encoded yet. A command that is "
-            "stopped goes on where it was."
+            f"All together about {_minutes(self.minutes)} on {_cores()} cores{encoding}. A command "
+            "that is stopped goes on where it was."
         )
         return "\n".join([*lines, *(f"Missing: {one.name}: {one.how}" for one in self.missing)])
 
@@ -131,8 +136,12 @@ def plan(wanted: Wanted) -> Plan:
     missing += lacking
     if not corpora:
         raise SettingsError(
-            "None of the paper's corpora is here. Get one, or pass --corpus MANIFEST. "
-            + " ".join(f"{one.name}: {one.how}." for one in missing)
+            "\n\n".join(
+                [
+                    "None of the paper's corpora is here. Get one, or pass --corpus MANIFEST.",
+                    *(f"{one.name}: {one.how}." for one in missing),
+                ]
+            )
         )
     if not choices:
         raise SettingsError("No encoder is here: pass -e NAME; see `nver encoders`.")
@@ -253,6 +262,6 @@ def _cores() -> int:
 
 
 def _minutes(minutes: float) -> str:
-    if minutes < 1.5:
+    if minutes < SHORT:
         return "a minute"
     return f"{minutes:.0f} minutes" if minutes < 90 else f"{minutes / 60:.1f} hours"

@@ -88,10 +88,10 @@ class Interval:
                 "trusted"
             )
         if self.unit != "speaker":
-            whose = "all" if self.unit == "clip" else "some"
+            whose = "the clips" if self.unit == "clip" else "some clips"
             cautions.append(
-                f"{whose} clips have no speaker and were taken as independent, so it is too narrow "
-                "if speakers repeat"
+                f"{whose} name no speaker and were taken as independent, which is too narrow if "
+                "speakers repeat"
             )
         return "; ".join(cautions)
 

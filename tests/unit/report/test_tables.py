@@ -57,7 +57,7 @@ Fusion: a + b
 Chance: UAR 25.0 %
 * linear baseline
 ~ transductive: its prediction for a clip depends on the other test clips
-! far below the linear baseline on the same encoders"""
+! its whole interval lies below the best linear baseline on the same encoders"""
 
 
 def named(systems, name, encoders):
@@ -192,4 +192,4 @@ def test_the_text_table_marks_what_cannot_be_told_from_the_best():
     text = text_table(table)
     assert "  lda =*  " in text
     assert "fcn !" in text
-    assert "= the paired test cannot tell it from the best system" in text
+    assert "= the paired test cannot tell it from the best system, mata (a + b)" in text

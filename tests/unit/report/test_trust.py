@@ -68,6 +68,7 @@ def test_what_is_missing_is_said_once(page, record):
     (trust,), text = page(calibration(record))
     assert trust.sets == trust.temperature == ""
     assert trust.missing.count("--calibrate") == 1
+    assert trust.missing.startswith("No temperature scaling and no prediction sets. ")
     assert text.count("nver evaluate --calibrate makes them") == 1
 
 

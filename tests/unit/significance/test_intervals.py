@@ -69,7 +69,7 @@ def test_clips_as_clusters_give_the_normal_interval_of_a_share():
     half = 1.96 * math.sqrt(0.7 * 0.3 / 3000)
     np.testing.assert_allclose([interval.low, interval.high], [0.7 - half, 0.7 + half], atol=1.5e-3)
     assert interval.caution == (
-        "all clips have no speaker and were taken as independent, so it is too narrow if speakers "
+        "the clips name no speaker and were taken as independent, which is too narrow if speakers "
         "repeat"
     )
 
@@ -115,7 +115,7 @@ def test_few_speakers_carry_a_caution():
     interval = cluster_bootstrap(speakers(7, clusters=4), uar)
     assert interval.caution == "it rests on 4 speakers, too few for its width to be trusted"
     mixed = Interval(0.5, 0.4, 0.6, 0.95, 100, "mixed")
-    assert mixed.caution.startswith("some clips have no speaker")
+    assert mixed.caution.startswith("some clips name no speaker")
 
 
 @pytest.mark.parametrize(
