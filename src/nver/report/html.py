@@ -32,6 +32,9 @@ from nver.report.tables import (
 from nver.report.trust import COVERAGES, by_chance, trusts
 from nver.report.verdicts import comparisons
 
+MANY = 30
+"""More systems than this, and the long tables are folded: the page stays one that is read."""
+
 CONFUSION_BYTES = 1_500_000
 """Of all matrices in the page: with everything else it stays below 5 MB."""
 
@@ -71,6 +74,7 @@ def page(
     believed = trusts(record)
     values = {
         "record": record,
+        "many": len(record.systems) > MANY,
         "title": f"{record.scores['corpus']}: non-verbal emotion recognition",
         "version": str(record.run.get("nver", "")),
         "started": str(record.run.get("started", ""))[:10],

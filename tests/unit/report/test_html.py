@@ -141,6 +141,15 @@ def test_the_table_marks_systems(fake, page):
     assert "mata best" in text
 
 
+def test_the_long_tables_of_a_large_grid_are_folded(fake, page, monkeypatch):
+    whole = page(fake)
+    monkeypatch.setattr("nver.report.html.MANY", 1)
+    folded = page(fake)
+    assert len(folded.all("details")) == len(whole.all("details"))
+    opened = [sum("open" in tag for tag in found.all("details")) for found in (whole, folded)]
+    assert opened[1] == 0 < opened[0]
+
+
 def test_synthetic_clips_are_called_so_before_anything_else(fake, page):
     fake.run["corpus"]["synthetic"] = True
     text = page(fake).text
