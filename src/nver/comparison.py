@@ -173,10 +173,12 @@ class Comparison:
         sign = math.copysign(100.0, difference.value)
         low, high = sorted((sign * difference.low, sign * difference.high))
         relation = "above" if difference.value >= 0 else "below"
+        told = f"{one} is {points:.1f} points of {title} {relation} {other}"
+        if round(points, 1) == 0:
+            told = f"{one} and {other} have the same {title}"
+        level = round(difference.level * 100)
         said = (
-            f"{one} is {points:.1f} points of {title} {relation} {other} "
-            f"({round(difference.level * 100)} % interval {_points(low)} to {_points(high)}, "
-            f"p = {_p(self.p_holm)})"
+            f"{told} ({level} % interval {_points(low)} to {_points(high)}, p = {_p(self.p_holm)})"
         )
         if self.distinguishable:
             return f"{said}: the two are distinguishable."

@@ -144,13 +144,13 @@ class IdentityBaseline:
 
     def _verdict(self, uar: Interval) -> str:
         if _above(uar, self.chance_uar):
-            return "So much of every score below may be who and where, not how it sounds."
+            return "So much of every score may be who and where, not how it sounds."
         best = max(self.per_column, key=lambda name: self.per_column[name].value)
         score = self.per_column[best]
         if _above(score, self.chance_uar):
             return (
                 f"Together they are not above chance, but '{best}' alone reaches "
-                f"{_percent(score.value)} %: part of every score below may be that."
+                f"{_percent(score.value)} %: part of every score may be that."
             )
         if uar.high < self.chance_uar:
             return (

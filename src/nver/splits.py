@@ -135,8 +135,9 @@ def missing_classes(folds: Sequence[Fold], labels: np.ndarray) -> tuple[str, ...
             np.bincount(codes[side], minlength=len(names)) for side in (fold.train, fold.test)
         )
         sentences.extend(
-            f"Fold '{fold.name}' tests {tested[code]} clips of class '{names[code]}' without a "
-            "clip of it to learn from: no system can get them right."
+            f"Fold '{fold.name}' tests {tested[code]} {'clip' if tested[code] == 1 else 'clips'} "
+            f"of class '{names[code]}' without a clip of it to learn from: no system can get "
+            f"{'it' if tested[code] == 1 else 'them'} right."
             for code in np.flatnonzero((tested > 0) & (learned == 0))
         )
     return tuple(sentences)

@@ -194,8 +194,8 @@ def _row(pair: Comparison, *, named: bool) -> list[str]:
     figures = f"{_percent(pair.scores[1]):>6}{told:>25}{_p(pair.test.p):>8}{_p(pair.p_holm):>8}"
     name = _called(pair.second)
     if named:
-        other = "" if name == _called(pair.first) else f" {name}"
-        name = f"{_called(pair.first)} {_percent(pair.scores[0])}, against{other}"
+        other = "the same" if name == _called(pair.first) else name
+        name = f"{_called(pair.first)} {_percent(pair.scores[0])}, against {other}"
     if len(name) < NAME_WIDTH:
         return [f"{mark} {name:<{NAME_WIDTH}}{figures}"]
     wrapped = textwrap.wrap(name, WIDTH - 4, subsequent_indent="    ")

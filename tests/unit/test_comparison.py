@@ -250,3 +250,10 @@ def test_nan_is_no_score():
     assert not math.isnan(
         against(record({"a": 0.5, "b": 0.5}), SystemEntry("a", ("a", "b"), 1.0))[0].p_holm
     )
+
+
+def test_equal_scores_are_called_the_same():
+    predictions = record({"mata": 0.8, "lda": 0.5})
+    one, _ = predictions.entries
+    found = compare(predictions, one, predictions, one, effort=QUICK)
+    assert "have the same UAR (95 % interval 0.0 to 0.0" in found.sentence()

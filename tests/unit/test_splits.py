@@ -219,6 +219,9 @@ def test_a_class_that_cannot_be_learned_is_reported():
         ),
     )
     assert missing_classes(folds, LABELS) == ()
+    (told,) = missing_classes([Fold("0", np.array([0, 1]), np.array([2]))], np.array([*"aab"]))
+    assert "tests 1 clip of class 'b'" in told
+    assert told.endswith("no system can get it right.")
 
 
 def test_identical_audio_stays_on_one_side_of_random_folds():

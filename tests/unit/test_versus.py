@@ -104,7 +104,7 @@ def test_two_runs_are_compared_by_their_best_and_what_both_have(runs):
     ]
     assert found.pairs[1].distinguishable
     assert found.pairs[1].p_holm >= found.pairs[1].test.p
-    assert re.search(r"^. mata \(a \+ b\) \d\d\.\d, against  ", found.text(), re.MULTILINE)
+    assert re.search(r"^. mata \(a \+ b\) \d\d\.\d, against the same  ", found.text(), re.MULTILINE)
     assert _pairs(versus(*runs, ["mata"])) == [("mata", "a+b", "mata", "a+b")]
     assert _pairs(versus(*runs, ["lda@a", "lda"])) == [("lda", "a", "lda", "b")]
 

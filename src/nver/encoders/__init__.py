@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from nver.encoders.base import Encoder, EncoderCard
 from nver.encoders.catalogue import CATALOGUE, checkpoint_of
 from nver.encoders.own import builder_in, name_of_type
-from nver.errors import SettingsError
+from nver.errors import MissingExtraError, SettingsError
 from nver.registry import Registry
 
 ENCODERS = Registry(
@@ -80,7 +81,13 @@ def load_encoder(name: str, checkpoint: str | Path | None = None, **options: Any
         checkpoint = name.removeprefix("hf:")
         name = name_of_type(checkpoint)
     build = builder_in(name) if ".py:" in name else _from_table(name)
-    checkpoint = checkpoint_of(name, checkpoint)
+    try:
+        return _built(name, build, checkpoint_of(name, checkpoint), options)
+    except MissingExtraError as error:
+        raise MissingExtraError(f"Encoder '{name}': {error}") from error
+
+
+def _built(name: str, build: Any, checkpoint: Any, options: Mapping[str, Any]) -> Encoder:
     given = options if checkpoint is None else {"checkpoint": checkpoint, **options}
     try:
         inspect.signature(build).bind(**given)

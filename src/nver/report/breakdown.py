@@ -86,7 +86,8 @@ def _division(by: str, rows: Sequence[Mapping[str, Any]]) -> Division:
         scores = [number(row.get("score")) for row in rows]
         scores = [score for score in scores if score == score]
         spread = _spread(scores, len(rows), by)
-    metric = str(rows[0].get("metric", "uar"))
+    named = {str(row.get("metric", "uar")) for row in rows}  # of one class alone: its recall
+    metric = named.pop() if len(named) == 1 else "uar"
     return Division(
         by, METRICS.get(metric, metric), spread, tuple(_group(row, end) for row in shown)
     )

@@ -32,7 +32,7 @@ class Trust:
         The ECE, in [0, 1], that a perfectly calibrated system would show on as many clips; NaN
         where that is not known.
     temperature : str
-        Mean over folds; "" without.
+        Mean over folds, a bound where a fold's is at the limit of its range; "" without.
     accuracies : tuple of str
         In percent, of the 80, 50 and 20 % of clips that the system is surest of.
     sets : str
@@ -86,7 +86,7 @@ def _trust(system: SystemScore, entry: Mapping[str, Any]) -> Trust:
         _numbers(entry["raw"]),
         _numbers(scaled) if scaled else (),
         number(entry["raw"].get("ece_by_chance")),
-        f"{number(scaled.get('temperature')):.2f}" if scaled else "",
+        _temperature(scaled) if scaled else "",
         tuple(percent(accuracy_at(curve, share)) for share in COVERAGES) if curve else (),
         _sets(conformal) if conformal else "",
         _missing(entry),
@@ -95,6 +95,13 @@ def _trust(system: SystemScore, entry: Mapping[str, Any]) -> Trust:
         _reliability(system, entry["raw"], scaled),
         _coverage(system, curve),
     )
+
+
+def _temperature(scaled: Mapping[str, Any]) -> str:
+    """Return the mean temperature, as a bound where that of a fold is at the limit of its range."""
+    value = number(scaled.get("temperature"))
+    bound = "" if not scaled.get("at_limit") else "\u2265 " if value > 1 else "\u2264 "
+    return f"{bound}{value:.2f}"
 
 
 def _missing(entry: Mapping[str, Any]) -> str:

@@ -12,7 +12,13 @@ from tests.contracts.encoder_options import ENCODER_OPTIONS
 from nver import Waveform, cli
 from nver.encoders import catalogue, load_encoder
 from nver.encoders.own import TYPES
-from nver.errors import CheckpointError, EncoderError, SettingsError, UnknownNameError
+from nver.errors import (
+    CheckpointError,
+    EncoderError,
+    MissingExtraError,
+    SettingsError,
+    UnknownNameError,
+)
 
 pytestmark = pytest.mark.usefixtures("nver_home")
 
@@ -186,7 +192,7 @@ def test_an_encoder_is_described_with_its_options(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 1 + len(catalogue.CATALOGUE)
     assert cli.main(["encoders", "wavlm"]) == cli.DONE
-    told = capsys.readouterr().out
+    told = " ".join(capsys.readouterr().out.split())  # however wide the terminal is
     assert "large microsoft/wavlm-large" in told
     assert "pooling mean" in told
     assert cli.main(["encoders", "wavlmm"]) == cli.ERROR
@@ -221,3 +227,12 @@ def test_fetch_says_where_weights_are(tmp_path: Path, capsys):
     assert "Did you mean 'imagebind'?" in capsys.readouterr().err
     assert cli.main(["fetch", "spectral"]) == cli.ERROR
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_missing_extra_names_the_encoder_that_needs_it(monkeypatch):
+    def refuse(name, checkpoint):
+        raise MissingExtraError("This needs the package 'x'.")
+
+    monkeypatch.setattr("nver.encoders.checkpoint_of", refuse)
+    with pytest.raises(MissingExtraError, match=r"Encoder 'wavlm': This needs the package 'x'\."):
+        load_encoder("wavlm")

@@ -12,7 +12,7 @@ import pytest
 from contracts.full_record import enrich
 from nver.report import write_report
 from nver.report.audit import audit
-from nver.report.breakdown import MANY, breakdowns
+from nver.report.breakdown import MANY, _division, breakdowns
 from nver.report.coupling import Plan, plan_svg, plans
 from nver.report.emotions import emotions, recalls_of
 from nver.report.learning import learning_curves, summary
@@ -324,6 +324,14 @@ def test_many_groups_are_summed_up(full):
     assert [group.value for group in many.groups] == [f"s{i}" for i in range(MANY)]
     assert "from 0.0 to 39.0 %" in many.spread
     assert "median 19.5 %" in many.spread
+
+
+@pytest.mark.parametrize(
+    ("metrics", "title"), [(("recall", "uar"), "UAR"), (("recall", "recall"), "Recall")]
+)
+def test_a_division_is_of_recalls_only_where_each_group_has_one_class(metrics, title):
+    rows = [{"value": str(i), "metric": metric, "score": 0.5} for i, metric in enumerate(metrics)]
+    assert _division("sex", rows).metric == title
 
 
 def test_a_column_with_one_value_is_no_division(full):

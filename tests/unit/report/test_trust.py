@@ -10,7 +10,7 @@ from nver.confidence import calibration
 from nver.predictions import Predictions, SystemEntry
 from nver.report import write_report
 from nver.report.record import read_record
-from nver.report.trust import trusts
+from nver.report.trust import _temperature, trusts
 
 LABELS = ("anger", "fear", "joy")
 LDA = SystemEntry("lda", ("spectral",), 1.0)
@@ -62,6 +62,14 @@ def test_a_section_with_everything_is_told(page, record):
     assert trust.sets in text
     chance = f"{100 * section[0]['raw']['ece_by_chance']:.1f}"
     assert f"Of the ECE, about {chance} points are chance" in text
+
+
+@pytest.mark.parametrize(
+    ("value", "limits", "text"),
+    [(1.5, [], "1.50"), (19.804, ["2"], "\u2265 19.80"), (0.06, ["2"], "\u2264 0.06")],
+)
+def test_a_temperature_at_its_limit_is_a_bound(value, limits, text):
+    assert _temperature({"temperature": value, "at_limit": limits}) == text
 
 
 def test_what_is_missing_is_said_once(page, record):
