@@ -157,6 +157,9 @@ def find(predictions: Predictions, text: str) -> SystemEntry:
 def _read(folder: Path) -> Predictions:
     if not folder.is_dir():
         raise SettingsError(f"'{folder}' is no run folder: there is no such folder.")
+    if not (folder / "predictions.parquet").is_file() and (folder / "index.html").is_file():
+        inner = sorted(path.parent.name for path in folder.glob("*/predictions.parquet"))
+        raise SettingsError(f"'{folder}' holds several runs, name one: {', '.join(inner)}.")
     return Predictions.from_parquet(folder / "predictions.parquet")
 
 

@@ -162,3 +162,12 @@ def test_the_command_prints_a_table_or_json(runs, capsys):
     assert told["pairs"][0]["first"]["name"] == "mata"
     assert cli.main(["compare", str(runs[0]), "nowhere"]) == cli.ERROR
     assert "'nowhere' is no run folder" in capsys.readouterr().err
+
+
+def test_the_folder_of_a_grid_names_its_runs(runs, tmp_path):
+    for name in ("clips-random", "clips-speaker"):
+        (tmp_path / name).mkdir()
+        _record(RIGHT).to_parquet(tmp_path / name / "predictions.parquet")
+    (tmp_path / "index.html").touch()
+    with pytest.raises(SettingsError, match="several runs, name one: clips-random, clips-speaker"):
+        versus(tmp_path)
