@@ -191,7 +191,9 @@ def test_the_fingerprint_follows_what_changes_the_numbers(path, tmp_path):
 
 
 def test_half_precision_is_near(path, encoder):
-    half = BEATsEncoder(path, dtype="bfloat16").encode([clip(0.5)])
+    # oneDNN's bfloat16 convolutions in narrow groups, as of this toy, are wrong on CPUs with AMX.
+    with torch.backends.mkldnn.flags(enabled=False):
+        half = BEATsEncoder(path, dtype="bfloat16").encode([clip(0.5)])
     assert 0 < far(half, encoder.encode([clip(0.5)])) < 0.1
 
 

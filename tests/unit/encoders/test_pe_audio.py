@@ -268,5 +268,7 @@ def test_options_and_types_are_refused(
 
 def test_half_precision_is_close(folder: Path):
     clips = [voice(1.0), voice(2.0)]
-    half = PEAudioEncoder(folder, dtype="bfloat16").encode(clips)
+    # oneDNN's bfloat16 convolutions in narrow groups, as of this toy, are wrong on CPUs with AMX.
+    with torch.backends.mkldnn.flags(enabled=False):
+        half = PEAudioEncoder(folder, dtype="bfloat16").encode(clips)
     assert relative(half, PEAudioEncoder(folder).encode(clips)) < 0.2
