@@ -190,6 +190,7 @@ def test_the_fingerprint_follows_what_changes_the_numbers(path, tmp_path):
     assert len({card.fingerprint for card in cards}) == len(cards)
 
 
+@pytest.mark.filterwarnings("ignore:TF32")
 def test_half_precision_is_near(path, encoder):
     # oneDNN's bfloat16 convolutions in narrow groups, as of this toy, are wrong on CPUs with AMX.
     with torch.backends.mkldnn.flags(enabled=False):

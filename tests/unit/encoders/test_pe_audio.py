@@ -266,6 +266,7 @@ def test_options_and_types_are_refused(
         PEAudioEncoder(folders("pe_audio"))
 
 
+@pytest.mark.filterwarnings("ignore:TF32")
 def test_half_precision_is_close(folder: Path):
     clips = [voice(1.0), voice(2.0)]
     # oneDNN's bfloat16 convolutions in narrow groups, as of this toy, are wrong on CPUs with AMX.
