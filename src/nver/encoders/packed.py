@@ -23,7 +23,6 @@ PACKABLE = (torch.float32, torch.bfloat16)
 SMALLEST = 64  # of either side of a matrix; below, there is nothing to gain
 TYPICAL_ROWS = 128  # what a layout is chosen for; others run with it as fast
 ROUNDED = 16  # a new number of rows costs a kernel, in time and in memory that stays
-TYPICAL_FRAMES = 32  # for convolutions along time: best for clips of 1 to 10 s
 
 
 def _operators() -> Any:
@@ -148,30 +147,28 @@ class PackedPositions(nn.Module):
     def __init__(self, convolution: nn.Conv1d) -> None:
         super().__init__()
         weight = convolution.weight.detach()
-        self.padding, self.groups = weight.shape[2] // 2, convolution.groups
+        groups, (width, inputs, kernel) = convolution.groups, weight.shape
+        self.kernel = kernel
         self.bias = None if convolution.bias is None else convolution.bias.detach()
-        size = [1, convolution.in_channels, 1, TYPICAL_FRAMES]
-        self.weight: Tensor = _operators()._reorder_convolution_weight(
-            weight.unsqueeze(2).contiguous(), [0, self.padding], [1, 1], [1, 1], self.groups, size
-        )
+        # [groups, kernel * inputs, outputs]: a window, frame by frame, times this is a group's
+        # output. (oneDNN's packed convolution is faster still, but on some processors a layout
+        # chosen for another number of frames takes it to its reference loops, 40 times slower.)
+        grouped = weight.view(groups, width // groups, inputs, kernel).permute(0, 3, 2, 1)
+        self.weight: Tensor = grouped.reshape(groups, kernel * inputs, -1).contiguous()
 
     def forward(
         self, states: Float[Tensor, "clips frames width"]
     ) -> Float[Tensor, "clips frames width"]:
         """Return the embedding of every frame's place among its neighbours."""
-        # Zeros after the last frame are what the convolution pads with itself.
-        more = -states.shape[1] % ROUNDED
-        frames = functional.pad(states, (0, 0, 0, more)).transpose(1, 2).unsqueeze(2)
-        found: Tensor = _operators()._convolution_pointwise(
-            frames,
-            self.weight,
-            self.bias,
-            [0, self.padding],
-            [1, 1],
-            [1, 1],
-            self.groups,
-            "gelu",
-            [],
-            "none",
-        )
-        return found[:, :, 0, : states.shape[1]].transpose(1, 2)
+        clips, frames, width = states.shape
+        before = self.kernel // 2
+        padded = functional.pad(states, (0, 0, before, self.kernel - 1 - before))
+        found = torch.empty_like(states)
+        inputs = width // len(self.weight)
+        for group, matrix in enumerate(self.weight):
+            own = padded[:, :, group * inputs : (group + 1) * inputs].contiguous()
+            windows = own.as_strided(
+                (clips, frames, len(matrix)), (own.stride(0), inputs, 1)
+            )  # neighbours overlap
+            found[:, :, group * inputs : (group + 1) * inputs] = windows @ matrix
+        return functional.gelu(found if self.bias is None else found + self.bias)
