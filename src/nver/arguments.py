@@ -156,7 +156,15 @@ def _evaluate_command(commands: Any) -> None:
         action="store_true",
         help="go on although a speaker or audio stands on both sides of a fold",
     )
+    _analysis_options(evaluate)
+    _training_options(evaluate, "nver")
     evaluate.add_argument(
+        "--out", type=Path, required=True, metavar="RUN", help="folder for the results"
+    )
+
+
+def _analysis_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
         "--perturb",
         action="append",
         default=[],
@@ -164,7 +172,7 @@ def _evaluate_command(commands: Any) -> None:
         help="also test on perturbed clips, and report the drop: noise:10, telephone, all "
         "(nver perturbations); repeatable",
     )
-    evaluate.add_argument(
+    parser.add_argument(
         "--tune",
         nargs="?",
         type=positive,
@@ -173,29 +181,29 @@ def _evaluate_command(commands: Any) -> None:
         help="search learning rate, dropout, width and eps of each network in each fold, inside "
         f"its training part, among N settings ({TRIALS} if N is left out); needs the extra 'tune'",
     )
-    evaluate.add_argument(
+    parser.add_argument(
         "--calibrate",
         action="store_true",
         help="also predict the clips of each training part by inner folds, for temperature scaling "
         "and conformal sets (these need the extra 'stats'); takes three to four times as long",
     )
-    evaluate.add_argument(
+
+
+def _training_options(parser: argparse.ArgumentParser, recipe: str) -> None:
+    parser.add_argument(
         "--recipe",
         choices=("nver", "paper"),
-        default="nver",
-        help="how networks are trained: nver's recipe (default), or the paper's",
+        default=recipe,
+        help=f"how networks are trained: nver's recipe or the paper's (default: {recipe})",
     )
-    evaluate.add_argument(
+    parser.add_argument(
         "--jobs", type=positive, metavar="N", help="processes (default: one per core)"
     )
-    evaluate.add_argument(
+    parser.add_argument(
         "--device",
         choices=("cpu", "cuda"),
         default="cpu",
         help="where networks are trained (default: cpu)",
-    )
-    evaluate.add_argument(
-        "--out", type=Path, required=True, metavar="RUN", help="folder for the results"
     )
 
 
@@ -271,22 +279,7 @@ def _reproduce_command(commands: Any) -> None:
         "it. A command that is stopped goes on where it was.",
     )
     reproduce.add_argument("paper", metavar="PAPER", help="mata")
-    reproduce.add_argument(
-        "--corpus",
-        action="append",
-        default=[],
-        metavar="CORPUS",
-        help="a manifest, folder or name in place of the paper's corpora; repeatable",
-    )
-    reproduce.add_argument(
-        "--root",
-        type=Path,
-        metavar="DIR",
-        help="folder with a sub-folder per named corpus (default: NVER_HOME/corpora)",
-    )
-    reproduce.add_argument(
-        "--label-column", metavar="NAME", help="the manifest's column to predict (default: label)"
-    )
+    _paper_corpora(reproduce)
     reproduce.add_argument(
         "--folds",
         action="append",
@@ -310,29 +303,34 @@ def _reproduce_command(commands: Any) -> None:
         help="folder with checkpoints, beside the usual places (default: a folder 'weights' beside "
         "the corpus or its parent folders)",
     )
-    reproduce.add_argument(
-        "--recipe",
-        choices=("paper", "nver"),
-        default="paper",
-        help="how networks are trained: the paper's recipe (default), or nver's",
-    )
     reproduce.add_argument("-k", type=two_or_more, default=5, metavar="K", help="folds (default 5)")
     reproduce.add_argument(
         "--seeds", type=positive, default=1, metavar="N", help="trainings per network (default 1)"
     )
     reproduce.add_argument("--allow-leak", action="store_true", help="as in evaluate")
-    reproduce.add_argument(
-        "--jobs", type=positive, metavar="N", help="processes (default: one per core)"
-    )
-    reproduce.add_argument(
-        "--device",
-        choices=("cpu", "cuda"),
-        default="cpu",
-        help="where networks are trained (default: cpu)",
-    )
+    _training_options(reproduce, "paper")
     reproduce.add_argument("--dry-run", action="store_true", help="print the plan and stop")
     reproduce.add_argument(
         "--out", type=Path, default=Path("runs/mata"), metavar="DIR", help="default runs/mata"
+    )
+
+
+def _paper_corpora(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--corpus",
+        action="append",
+        default=[],
+        metavar="CORPUS",
+        help="a manifest, folder or name in place of the paper's corpora; repeatable",
+    )
+    parser.add_argument(
+        "--root",
+        type=Path,
+        metavar="DIR",
+        help="folder with a sub-folder per named corpus (default: NVER_HOME/corpora)",
+    )
+    parser.add_argument(
+        "--label-column", metavar="NAME", help="the manifest's column to predict (default: label)"
     )
 
 

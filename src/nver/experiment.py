@@ -224,14 +224,10 @@ def evaluate(settings: Settings, out: str | Path, progress: Progress | None = No
         "warnings": list(warnings),
         "tuning": [tuning.to_dict() for tuning in predictions.tunings],
     }
-    # Everything is computed: only now may the files of an earlier run be replaced.
-    folder.mkdir(parents=True, exist_ok=True)
-    write_failures(folder / "failures.csv", encoding.failures)
-    predictions.to_parquet(folder / "predictions.parquet")
     paths = {clip.file: clip.path for clip in encoding.corpus.clips}
     tables = {"projection": charts, "clips": clips(dataset, paths), **predictions.tables}
-    _write_tables(folder, tables)
-    _write_json(folder / "run.json", origin)
+    # Everything is computed: only now may the files of an earlier run be replaced.
+    _write_record(folder, encoding, predictions, tables, origin)
     told = rescore(folder)
     return Run(folder, write_report(folder), told, warnings, len(encoding.failures))
 
@@ -243,6 +239,21 @@ def write_failures(path: Path, failures: Sequence[Failure]) -> None:
         writer = csv.writer(file)
         writer.writerow(("file", "stage", "reason"))
         writer.writerows((failure.file, failure.stage, failure.reason) for failure in failures)
+
+
+def _write_record(
+    folder: Path,
+    encoding: Encoding,
+    predictions: Predictions,
+    tables: dict[str, Any],
+    origin: dict[str, Any],
+) -> None:
+    """Write what the scores and the page are derived from."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_failures(folder / "failures.csv", encoding.failures)
+    predictions.to_parquet(folder / "predictions.parquet")
+    _write_tables(folder, tables)
+    _write_json(folder / "run.json", origin)
 
 
 def _run_folder(folder: Path) -> Path:
