@@ -18,8 +18,9 @@ from nver.comparison import THOROUGH, Effort, comparisons
 from nver.confidence import ERROR_RATE, calibration
 from nver.disaggregation import disaggregated
 from nver.errors import EvaluationError
-from nver.predictions import Predictions, scores
+from nver.predictions import Predictions
 from nver.robustness import robustness
+from nver.scores import scores
 
 SCORES = "scores.json"
 PREDICTIONS, RUN = "predictions.parquet", "run.json"
@@ -50,7 +51,7 @@ def analyse(
     Returns
     -------
     dict
-        Of `nver.predictions.scores`, and the sections ``comparisons`` (`nver.comparison`),
+        Of `nver.scores.scores`, and the sections ``comparisons`` (`nver.comparison`),
         ``disaggregated`` (`nver.disaggregation`), ``calibration`` (`nver.confidence`) and
         ``robustness`` (`nver.robustness`). Plain JSON values; an undefined one is None with its
         reason.

@@ -26,7 +26,7 @@ from nver.dataset import EmbeddingDataset
 from nver.errors import EvaluationError, SettingsError
 from nver.finished import Finished
 from nver.jobs import Data, Job, Outcome, SystemRun, Systems, train_pack
-from nver.predictions import Predictions, SystemFailure, scores
+from nver.predictions import Predictions, SystemFailure
 from nver.processes import execute
 from nver.progress import Progress
 from nver.record import record
@@ -35,7 +35,7 @@ from nver.splits import Fold
 from nver.trainings import SavedTrainings
 from nver.tuning import Choice, Search, check_tuning, inner_folds, search_pack
 
-__all__ = ["Predictions", "SystemRun", "calibration_folds", "cross_validate", "scores"]
+__all__ = ["Predictions", "SystemRun", "calibration_folds", "cross_validate"]
 
 CALIBRATION_FOLDS = 3
 """Of each training part; a model of two thirds of it is close to the one that is calibrated."""

@@ -50,7 +50,7 @@ ASIDE = frozenset(
         "maps.py",
     }
     | {"progress.py", "record.py", "effects.py", "encoding.py", "perturbation.py", "perturbed.py"}
-    | {"robustness.py"}
+    | {"robustness.py", "scores.py", "verdict.py"}
 )
 """Parts of the package that change no training: what they give is hashed itself, or comes later."""
 

@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from nver.comparison import CHOSEN, Comparison, against, best, compare, corrected
+from nver.comparison import CHOSEN, against, best, compare, corrected
 from nver.errors import SettingsError
 from nver.metrics import METRICS
 from nver.predictions import Predictions, SystemEntry
 from nver.registry import unknown
+from nver.verdict import Comparison
 
 WIDTH = 100
 NAME_WIDTH = 46

@@ -18,9 +18,10 @@ import numpy as np
 import pytest
 
 from nver import systems as table_of_systems
-from nver.cross_validation import Predictions, SystemRun, cross_validate, scores
+from nver.cross_validation import Predictions, SystemRun, cross_validate
 from nver.dataset import EmbeddingDataset
 from nver.errors import EvaluationError, SettingsError, UnknownNameError
+from nver.scores import scores
 from nver.splits import Fold, make_folds
 
 LABELS = ("sad", "happy", "angry")  # not sorted: the order is the corpus's own
