@@ -263,7 +263,7 @@ def fit_and_predict(
 
 
 def _fit(job: Job, data: Data, systems: Any) -> _Fitted:
-    model = _untrained(job, data, systems)  # the first one of a process loads its libraries
+    model = untrained(job, data, systems)  # the first one of a process loads its libraries
     clock = time.perf_counter()
     X, y, groups = _training_part(job, data)
     model.fit(X, y, groups=groups)
@@ -275,7 +275,7 @@ def _fit_together(pack: Sequence[Job], data: Data, systems: Any) -> dict[int, _F
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            models = [_untrained(job, data, systems) for job in pack]
+            models = [untrained(job, data, systems) for job in pack]
             clock = time.perf_counter()
             systems.fit_many(models, _training_parts(pack, data))
         except Exception:  # noqa: BLE001 - trained alone, it fails again, and alone
@@ -289,7 +289,8 @@ def _fit_together(pack: Sequence[Job], data: Data, systems: Any) -> dict[int, _F
     }
 
 
-def _untrained(job: Job, data: Data, systems: Any) -> Any:
+def untrained(job: Job, data: Data, systems: Any) -> Any:
+    """Return the estimator of a job; the first one of a process loads its libraries."""
     views, _ = _cut(data.views, job.run.encoders)
     more: dict[str, Any] = {"chosen": job.chosen} if job.chosen else {}
     if job.device != "cpu":

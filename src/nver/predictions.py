@@ -49,13 +49,17 @@ class SystemEntry:
     encoders : tuple of str
         The views it saw.
     seconds : float
-        Training and prediction over all folds and seeds, in seconds of one core. The training is
-        counted in full for each evaluation rule of one trained model.
+        What its scores have cost, in seconds of one core: the search for its settings, training and
+        prediction over all folds and seeds. Search and training are counted in full for each
+        evaluation rule of one trained model.
+    search_seconds : float
+        How many of them are the search's; 0 where nothing was tuned.
     """
 
     name: str
     encoders: tuple[str, ...]
     seconds: float
+    search_seconds: float = 0.0
 
     @property
     def joined(self) -> str:

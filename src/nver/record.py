@@ -8,6 +8,7 @@ calibration; ``perturbed``, what the same models make of perturbed test clips.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ import pandas as pd
 
 from nver.dataset import EmbeddingDataset
 from nver.jobs import ExamplePlans, Job, Outcome, SystemRun
-from nver.predictions import Predictions, SystemEntry, SystemNote
+from nver.predictions import Predictions, SystemEntry, SystemNote, SystemTuning
 from nver.schedule import Ledger
 from nver.tuning import Choice, Search
 
@@ -101,14 +102,18 @@ def record(
     made: dict[str, list[pd.DataFrame]] = {"clean": [], "inner": [], "perturbed": []}
     entries: list[SystemEntry] = []
     notes: list[SystemNote] = []
+    tunings: list[SystemTuning] = []
     done = [run for run in runs if run not in ledger.failed]
     for run in done:
         spec, finished = systems.get_system(run.name), _outer(ledger.of(run))
+        found = [] if searches is None else [choice for _, choice in searches.of(run)]
+        searched = math.fsum(choice.elapsed for choice in found)
+        tunings += [choice.tuning for choice in found]
         said = Counter(text for _, outcome in finished for text in outcome.notes)
         notes += [SystemNote(run.name, run.encoders, text, n) for text, n in said.items()]
         for rule in spec.rules:
-            seconds = sum(outcome.seconds[rule] for _, outcome in finished)
-            entry = SystemEntry(spec.reported_as(rule), run.encoders, seconds)
+            seconds = searched + math.fsum(outcome.seconds[rule] for _, outcome in finished)
+            entry = SystemEntry(spec.reported_as(rule), run.encoders, seconds, searched)
             entries.append(entry)
             for job, outcome in ledger.of(run):
                 part = "clean" if job.outer is None else "inner"
@@ -123,9 +128,7 @@ def record(
         entries=tuple(entries),
         failures=tuple(ledger.failed[run] for run in runs if run in ledger.failed),
         notes=tuple(notes),
-        tunings=tuple(
-            choice.tuning for run in done if searches is not None for _, choice in searches.of(run)
-        ),
+        tunings=tuple(tunings),
         tables={
             "curves": _joined(_curves(trained), CURVE_COLUMNS),
             "plans": _joined(_plans(dataset, trained), PLAN_COLUMNS),

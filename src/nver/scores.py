@@ -91,6 +91,7 @@ def _system_scores(
         **dict.fromkeys(METRICS),
         "per_class": pooled.to_dict(),
         "seconds": round(entry.seconds, 3),
+        "search_seconds": round(entry.search_seconds, 3),
         "n_seeds": seeds,
     }
 

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from nver.errors import SettingsError, SplitError
-from nver.jobs import Data, Job, SystemRun, failure_of, fit_and_predict
+from nver.jobs import Data, Job, SystemRun, failure_of, fit_and_predict, untrained
 from nver.metrics import confusion, uar
 from nver.predictions import SystemFailure, SystemTuning
 from nver.processes import one_thread
@@ -64,7 +64,7 @@ class Search:
 
 @dataclass(frozen=True, eq=False)
 class Choice:
-    """What a search found, or why it failed."""
+    """What a search found and how many seconds of one process it took, or why it failed."""
 
     number: int
     tuning: SystemTuning
@@ -94,15 +94,22 @@ def search_pack(pack: Sequence[Search], data: Data, systems: Any) -> tuple[Choic
 
 
 def _choice(search: Search, data: Data, systems: Any) -> Choice:
-    clock = time.perf_counter()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the training with the chosen settings warns again
+            _load_libraries(search, data, systems)
+            clock = time.perf_counter()
             tuning = tune(search, data, systems)
     except Exception as error:  # noqa: BLE001 - whatever it is, the other systems go on
         failure = failure_of(search.run, search.fold.name, search.seed, error)
         return Choice(search.number, FRUITLESS, failure=failure)
     return Choice(search.number, tuning, time.perf_counter() - clock)
+
+
+def _load_libraries(search: Search, data: Data, systems: Any) -> None:
+    """Import what a search needs: that is no part of its time, as it is none of a training's."""
+    require("optuna", "tune")
+    untrained(Job(0, search.run, (search.rule,), search.fold, search.seed), data, systems)
 
 
 def tune(search: Search, data: Data, systems: Any) -> SystemTuning:

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from contracts.interrupted_grid import FOLDS, NAMES, SEEDS, TRAININGS, UNTUNED, Systems, dataset
-from nver import schedule
+from nver import schedule, tuning
 from nver.cross_validation import cross_validate
 from nver.jobs import SystemRun
+from nver.scores import scores
 from nver.splits import make_folds
 
 RUNS = [SystemRun(name, ("a",)) for name in NAMES]
@@ -128,6 +129,7 @@ def test_tuned_trainings_are_others_and_are_found_again(evaluate):
     assert trained == 0
     assert again.frame.equals(tuned.frame)
     assert again.tunings == tuned.tunings
+    assert again.entries == tuned.entries  # the seconds of the first time, the search's too
     assert evaluate(tune=5)[1] > 0
     assert evaluate()[1] == 0
 
@@ -143,6 +145,28 @@ def test_every_seed_of_a_fold_is_trained_with_what_the_fold_chose(evaluate, log)
         chosen = sorted(f"{t.chosen['x']:.9f}" for t in tuned.tunings if t.name == name)
         for seed in map(str, SEEDS):
             assert sorted(x for n, s, x, _ in lines if (n, s) == (name, seed)) == chosen
+
+
+def test_the_seconds_of_a_tuned_system_hold_its_searches(evaluate, log, monkeypatch):
+    pytest.importorskip("optuna")
+    searched = {}
+
+    def pack(given, data, systems):
+        (choice,) = tuning.search_pack(given, data, systems)
+        name = given[0].run.name
+        searched[name] = searched.get(name, 0) + 100.0
+        return (replace(choice, elapsed=100.0),)
+
+    monkeypatch.setattr("nver.cross_validation.search_pack", pack)
+    tuned, _ = evaluate(tune=2)
+    assert searched == dict.fromkeys(NAMES, 100.0 * FOLDS)
+    for entry in tuned.entries:
+        assert entry.search_seconds == 100.0 * FOLDS
+        assert 0 < entry.seconds - entry.search_seconds < 60
+    plain, _ = evaluate()
+    assert all(entry.search_seconds == 0 < entry.seconds < 60 for entry in plain.entries)
+    systems = scores(tuned, corpus="toy", folds="speaker", k=FOLDS, resamples=50)["systems"]
+    assert [one["search_seconds"] for one in systems] == [100.0 * FOLDS] * 2
 
 
 def test_labels_of_the_test_part_change_no_choice(evaluate):

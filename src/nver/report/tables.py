@@ -57,7 +57,8 @@ class SystemScore:
     uar, accuracy, macro_f1 : Estimate
         With their intervals.
     seconds : float
-        Of training and predicting, all folds and seeds together; NaN where nobody measured it.
+        Of searching its settings, training and predicting, all folds and seeds together; NaN where
+        nobody measured it.
     level : float
         Nominal coverage of the intervals, in (0, 1).
     """
