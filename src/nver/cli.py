@@ -56,11 +56,14 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 def _finish(settings: Settings, out: Path) -> int:
     from nver.experiment import evaluate
+    from nver.report.findings import findings
     from nver.report.tables import text_table
 
     with _Bars() as bars:
         run = evaluate(settings, out, progress=bars)
     print(text_table(run.scores))
+    if found := findings(run.scores, run.origin):
+        print(f"\n{found}")
     for warning in run.warnings:
         print(f"Note: {warning}")
     print(f"Report: {run.report}")

@@ -54,11 +54,12 @@ MAPS = "maps"
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: its folder, its scores and what to tell the user."""
+    """A finished run: its folder, what scores.json and run.json say, and what to tell the user."""
 
     folder: Path
     report: Path
     scores: dict[str, Any]
+    origin: dict[str, Any]
     warnings: tuple[str, ...]
     failed: int
 
@@ -229,7 +230,7 @@ def evaluate(settings: Settings, out: str | Path, progress: Progress | None = No
     # Everything is computed: only now may the files of an earlier run be replaced.
     _write_record(folder, encoding, predictions, tables, origin)
     told = rescore(folder)
-    return Run(folder, write_report(folder), told, warnings, len(encoding.failures))
+    return Run(folder, write_report(folder), told, origin, warnings, len(encoding.failures))
 
 
 def write_failures(path: Path, failures: Sequence[Failure]) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -177,13 +177,16 @@ def test_the_same_command_again_trains_nothing(bursts, finished, tmp_path, monke
     assert again.equals(pd.read_parquet(finished / "predictions.parquet"))
 
 
-def test_tuned_settings_are_recorded_fold_by_fold(bursts, tmp_path) -> None:
+def test_tuned_settings_are_recorded_fold_by_fold_and_told(bursts, tmp_path, capsys) -> None:
     pytest.importorskip("optuna")
-    settings = nver.Settings(
-        str(bursts), ("prosodic",), systems=("fcn", "lda"), folds="column:fold", jobs=1, tune=2
-    )
-    run = nver.evaluate(settings, tmp_path / "run")
-    told = json.loads((run.folder / "run.json").read_text())
+    argv = ["evaluate", str(bursts), "-e", "prosodic", "-s", "fcn", "-s", "lda", "--tune", "2"]
+    more = ["--folds", "column:fold", "--jobs", "1", "--out", str(tmp_path / "run")]
+    assert cli.main([*argv, *more]) == cli.DONE
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Tuning, fcn (prosodic): settings were chosen in 3 of 3 folds (learning rate " in said
+    assert re.search(r"Of its \S+ s the search took \S+ s\.", said)
+    assert "Calibration" not in said
+    told = json.loads((tmp_path / "run" / "run.json").read_text())
     assert told["settings"]["tune"] == 2
     places = [(entry["name"], *entry["encoders"], entry["fold"]) for entry in told["tuning"]]
     assert places == [("fcn", "prosodic", fold) for fold in ("s01", "s02", "s03")]
@@ -194,11 +197,21 @@ def test_tuned_settings_are_recorded_fold_by_fold(bursts, tmp_path) -> None:
         assert entry["trials"] == 2
 
 
-def test_inner_predictions_are_recorded_where_asked_for(bursts, tmp_path) -> None:
+def test_inner_predictions_are_recorded_where_asked_for(bursts, tmp_path, capsys) -> None:
     settings = nver.Settings(
         str(bursts), ("prosodic",), systems=("lda",), folds="column:fold", jobs=1
     )
-    nver.evaluate(replace(settings, calibrate=True), tmp_path / "run")
+    argv = ["evaluate", str(bursts), "-e", "prosodic", "-s", "lda", "--folds", "column:fold"]
+    more = ["--jobs", "1", "--calibrate", "--out", str(tmp_path / "run")]
+    assert cli.main([*argv, *more]) == cli.DONE
+    said = " ".join(capsys.readouterr().out.split())
+    scores = json.loads((tmp_path / "run" / "scores.json").read_text())
+    (found,) = scores["calibration"]
+    assert (
+        "Calibration of lda (prosodic): its probabilities are off by "
+        f"{100 * found['raw']['ece']:.1f} points on average (ECE), after temperature scaling by "
+        f"{100 * found['scaled']['ece']:.1f}."
+    ) in said
     inner = pd.read_parquet(tmp_path / "run" / "inner.parquet")
     assert len(inner) == 2 * 48
     assert (inner["speaker"] != inner["fold"]).all()  # a fold is named after its test speaker

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,16 @@ def test_noise_above_the_clip_costs_more_than_a_telephone_and_no_gain_costs_noth
     assert drops["noise:-20"] > 0.15
     assert drops["gain:0"] == pytest.approx(0, abs=1e-9)
     assert "noise, SNR -20 dB" in told["sentence"]
+
+
+def test_the_terminal_names_the_largest_drop(
+    bursts: Path, finished: Path, tmp_path: Path, capsys
+) -> None:
+    copy = Path(shutil.copytree(finished, tmp_path / "copy"))  # nothing is trained again
+    assert _evaluate(bursts, copy, "noise:-20", "telephone", "gain:0") == cli.DONE
+    (told,) = json.loads((finished / "scores.json").read_text())["robustness"]
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"Perturbed clips, lda (spectral). {told['sentence']}" in said
 
 
 def test_the_run_says_what_was_done(finished: Path) -> None:
