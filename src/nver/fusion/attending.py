@@ -2,13 +2,13 @@
 
 MATA repeats tokens: of its six, x_a and x_b come twice. Equal tokens see the same and stay equal,
 so all is computed once; a key that stands c times counts c times in the softmax. Dropout keeps it
-so (see `SelfAttention`).
+so (see `SelfAttention`). What comes out is each distinct token times its number of copies, which is
+what a dense layer over all of them reads (see `nver.fusion.tokens.read_once`).
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple, final
 
@@ -58,22 +58,18 @@ class SelfAttention(Random):
         Which of the distinct tokens each token is, from 0 on.
     """
 
-    kinds: Tensor
-    log_counts: Tensor
+    counts: Tensor
     levels: Tensor
     shares: Tensor
 
     def __init__(self, width: int, copies: Sequence[int]) -> None:
-        distinct = max(copies) + 1
-        super().__init__(HEADS * distinct * distinct)
-        counted = Counter(copies)
-        counts = [counted[kind] for kind in range(distinct)]
+        counts = [copies.count(kind) for kind in range(max(copies) + 1)]
+        super().__init__(HEADS * len(counts) ** 2)
         self.inner = Linear(width, 3 * width)
         self.outer = Linear(width, width)
         self.norm = LayerNorm(width)
         shared = {
-            "kinds": torch.tensor(copies),
-            "log_counts": torch.tensor(counts, dtype=torch.float64).log(),
+            "counts": torch.tensor(counts, dtype=torch.get_default_dtype()),
             "levels": _levels(counts),
             "shares": torch.tensor([1 / (count * (1 - DROPOUT)) for count in counts]),
         }
@@ -85,8 +81,8 @@ class SelfAttention(Random):
         x: Float[Tensor, "*members distinct clips width"],
         batch: Batch | None = None,
         images: Sequence[Image] = (),
-    ) -> Float[Tensor, "*members tokens clips width"]:
-        """Return LayerNorm(x + attention(x)) of every token, from the distinct ones.
+    ) -> Float[Tensor, "*members distinct clips width"]:
+        """Return LayerNorm(x + attention(x)) of the distinct tokens, each times its count.
 
         `images` says which of the distinct tokens are images of others; it saves time and changes
         nothing beyond rounding.
@@ -99,8 +95,8 @@ class SelfAttention(Random):
             parts, maps = ([part.unsqueeze(0) for part in some] for some in (parts, maps))
         rows, norm = parts[0], parts[5:]
         moves = [(image.token, image.source) for image in images]
-        joined = attend(rows, parts[1:5], self.log_counts, self.drop(batch), moves, maps)
-        out = add_and_norm(rows, joined, self.kinds, *norm)
+        joined = attend(rows, parts[1:5], self.counts.log(), self.drop(batch), moves, maps)
+        out = add_and_norm(rows, joined, self.counts, *norm)
         return out.squeeze(0) if single else out
 
     def drop(self, batch: Batch | None) -> Drop | None:

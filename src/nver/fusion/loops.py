@@ -297,10 +297,10 @@ def _normalise_back(gradient, weight, normed, scale):
 
 @compiled_and_kept
 @no_type_check
-def add_and_norm(x, joined, kinds, weight, bias, eps, out, normed, scale):  # noqa: PLR0913 - arrays
-    """Set out[m, c, t] to the LayerNorm of x[m, kinds[t], c] + joined[m, kinds[t], c].
+def add_and_norm(x, joined, counts, weight, bias, eps, out, normed, scale):  # noqa: PLR0913 - arrays
+    """Set out[m, c, k] to counts[k] times the LayerNorm of x[m, k, c] + joined[m, k, c].
 
-    Shapes: x, joined, normed [members, distinct, clips, width]; out [members, clips, tokens,
+    Shapes: x, joined, normed [members, distinct, clips, width]; out [members, clips, distinct,
     width]; weight, bias [members, width]; scale [members, distinct, clips]. `normed` is what weight
     and bias are applied to.
     """
@@ -312,27 +312,22 @@ def add_and_norm(x, joined, kinds, weight, bias, eps, out, normed, scale):  # no
                     normed[m, k, c, w] = x[m, k, c, w] + joined[m, k, c, w]
                 scale[m, k, c] = _normalise(normed[m, k, c], eps)
         for c in range(clips):
-            for t in range(kinds.size):
-                k = kinds[t]
+            for k in range(distinct):
                 for w in range(width):
-                    out[m, c, t, w] = normed[m, k, c, w] * weight[m, w] + bias[m, w]
+                    value = normed[m, k, c, w] * weight[m, w] + bias[m, w]
+                    out[m, c, k, w] = value * counts[k]
 
 
 @compiled_and_kept
 @no_type_check
-def add_and_norm_back(gradient, kinds, weight, normed, scale, d_x, d_weight, d_bias):
+def add_and_norm_back(gradient, counts, weight, normed, scale, d_x, d_weight, d_bias):
     """Set d_x, which is d_joined too, and add to d_weight and d_bias; shapes as forward."""
     members, distinct, clips, width = normed.shape
     for m in range(members):
         for c in range(clips):
             for k in range(distinct):
                 for w in range(width):
-                    d_x[m, k, c, w] = 0
-            for t in range(kinds.size):
-                k = kinds[t]
-                for w in range(width):
-                    d_x[m, k, c, w] += gradient[m, c, t, w]
-            for k in range(distinct):
+                    d_x[m, k, c, w] = gradient[m, c, k, w] * counts[k]
                 for w in range(width):
                     d_weight[m, w] += d_x[m, k, c, w] * normed[m, k, c, w]
                 for w in range(width):

@@ -1,4 +1,4 @@
-"""A residual and its LayerNorm (Ba et al. 2016) over tokens that repeat: one loop on a CPU."""
+"""A residual and its LayerNorm (Ba et al. 2016) over counted tokens: one loop on a CPU."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from functools import cache
 from typing import Any, final
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from nver.fusion import loops
@@ -18,18 +18,18 @@ EPS = 1e-5
 def add_and_norm(
     x: Float[Tensor, "members distinct clips width"],
     joined: Float[Tensor, "members rows width"],
-    kinds: Int[Tensor, " tokens"],
+    counts: Float[Tensor, " distinct"],
     weight: Float[Tensor, "members width"],
     bias: Float[Tensor, "members width"],
-) -> Float[Tensor, "members tokens clips width"]:
-    """Return LayerNorm(x + joined) of token number kinds[t]; `rows` are distinct times clips."""
-    joined = joined.view(x.shape)
+) -> Float[Tensor, "members distinct clips width"]:
+    """Return LayerNorm(x + joined) times the token's count; `rows` are distinct times clips."""
+    joined, counts = joined.view(x.shape), counts.to(x.dtype)
     if x.device.type == "cpu" and loops_work(x.dtype):
-        out: Tensor = _AddAndNorm.apply(x, joined, kinds, weight, bias)  # type: ignore[no-untyped-call]
+        out: Tensor = _AddAndNorm.apply(x, joined, counts, weight, bias)  # type: ignore[no-untyped-call]
         return out
     normed = torch.nn.functional.layer_norm(x + joined, x.shape[-1:], eps=EPS)
     out = torch.addcmul(bias[:, None, None], normed, weight[:, None, None])
-    return out.index_select(1, kinds)
+    return out * counts[:, None, None]
 
 
 @final
@@ -38,24 +38,24 @@ class _AddAndNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, joined: Tensor, kinds: Tensor, weight: Tensor, bias: Tensor
+        ctx: Any, x: Tensor, joined: Tensor, counts: Tensor, weight: Tensor, bias: Tensor
     ) -> Tensor:
         members, distinct, clips, width = x.shape
-        out = x.new_empty(members, clips, len(kinds), width)
+        out = x.new_empty(members, clips, distinct, width)
         normed, scale = torch.empty_like(joined), x.new_empty(members, distinct, clips)
-        given = (x.contiguous(), joined, kinds, weight.contiguous(), bias.contiguous())
+        given = (x.contiguous(), joined, counts, weight.contiguous(), bias.contiguous())
         eps = x.new_tensor(EPS).numpy()[()]
         made = (out.numpy(), normed.numpy(), scale.numpy())
         loops.add_and_norm(*(part.numpy() for part in given), eps, *made)
-        ctx.save_for_backward(kinds, weight, normed, scale)
+        ctx.save_for_backward(counts, weight, normed, scale)
         return out.transpose(1, 2)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        kinds, weight, normed, scale = ctx.saved_tensors
+        counts, weight, normed, scale = ctx.saved_tensors
         d_x = torch.empty_like(normed)
         d_weight, d_bias = torch.zeros_like(weight), torch.zeros_like(weight)
-        given = (gradient.transpose(1, 2).contiguous(), kinds, weight.contiguous(), normed, scale)
+        given = (gradient.transpose(1, 2).contiguous(), counts, weight.contiguous(), normed, scale)
         made = (d_x, d_weight, d_bias)
         loops.add_and_norm_back(*(part.numpy() for part in (*given, *made)))
         return d_x, d_x, None, d_weight, d_bias
@@ -67,9 +67,9 @@ def loops_work(dtype: torch.dtype) -> bool:
 
     def once() -> None:
         one = torch.ones(1, 1, 1, 1, dtype=dtype, requires_grad=True)
-        flat, kinds = torch.ones(1, 1, dtype=dtype), torch.zeros(1, dtype=torch.int64)
+        flat = torch.ones(1, 1, dtype=dtype)
         with torch.enable_grad():
-            out = _AddAndNorm.apply(one, one.detach(), kinds, flat, flat)  # type: ignore[no-untyped-call]
+            out = _AddAndNorm.apply(one, one.detach(), flat[0], flat, flat)  # type: ignore[no-untyped-call]
             out.sum().backward()
 
     return run("LayerNorm", once)

@@ -6,20 +6,16 @@ of one matrix.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import permutations
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from nver.fusion.attending import Image
 from nver.fusion.coupling import Latents, Moved
-
-
-def token_count(encoders: int) -> int:
-    """Return how many tokens MATA has: three for every ordered pair of encoders."""
-    return 3 * encoders * (encoders - 1)
+from nver.heads import Linear
 
 
 def token_copies(encoders: int) -> tuple[int, ...]:
@@ -32,6 +28,38 @@ def token_copies(encoders: int) -> tuple[int, ...]:
     """
     pairs = enumerate(permutations(range(encoders), 2))
     return tuple(part for pair, (i, j) in pairs for part in (encoders + pair, i, j))
+
+
+def copy_counts(copies: Sequence[int]) -> list[int]:
+    """Return how many tokens each distinct one stands for.
+
+    >>> copy_counts(token_copies(2))
+    [2, 2, 1, 1]
+    """
+    return [copies.count(kind) for kind in range(max(copies) + 1)]
+
+
+@torch.no_grad()
+def read_once(dense: Linear, copies: Sequence[int]) -> None:
+    """Let a dense layer over tokens side by side read distinct ones, each times its count.
+
+    For c copies of x, W_1 x + ... + W_c x = W (c x), W being the mean. W is what is left. It starts
+    as the mean of what was drawn, and it is trained as they would be: each W_i has the same
+    gradient G and W has c G, but a step of Adam is the same for all multiples of a gradient (up to
+    its eps), and weight decay is linear.
+
+    Parameters
+    ----------
+    dense : Linear
+        Reads tokens of one width, in the order of `copies`.
+    copies : sequence of int
+        Which of the distinct tokens each token is.
+    """
+    parts = dense.weight.view(len(dense.weight), len(copies), -1)
+    kinds = torch.tensor(copies)
+    means = [parts[:, kinds == kind].mean(dim=1) for kind in range(max(copies) + 1)]
+    dense.weight = nn.Parameter(torch.cat(means, dim=1))
+    dense.in_features = dense.weight.shape[1]
 
 
 def distinct_tokens(
@@ -48,13 +76,6 @@ def token_images(
     """Return which distinct tokens are images of the encoders' latents, and by which matrices."""
     pairs = enumerate(permutations(range(encoders), 2))
     return [Image(encoders + pair, j, maps[i, j]) for pair, (i, j) in pairs]
-
-
-def tokens(latents: Latents, moved: Moved) -> Float[Tensor, "*members tokens clips width"]:
-    """Return [x_{j->i}, x_i, x_j] for each ordered pair; two encoders give the paper's six."""
-    pairs = permutations(range(len(latents)), 2)
-    parts = [part for i, j in pairs for part in (moved[i, j], latents[i], latents[j])]
-    return torch.stack(parts, dim=-3)
 
 
 def side_by_side(
