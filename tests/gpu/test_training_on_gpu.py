@@ -62,15 +62,19 @@ def test_a_gpu_trains_the_networks_of_the_cpu(fusion, branch):
             torch.testing.assert_close(a.state_dict()[name], value, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("fusion", ["concat", "mata"])
-def test_members_at_once_are_members_one_by_one(fusion):
+@pytest.mark.parametrize(("fusion", "branch"), NETWORKS)
+def test_members_at_once_are_members_one_by_one_to_the_bit(fusion, branch):
+    """In float32, with batches and stopping of their own: the pack's size is no setting."""
     stopping = replace(TrainingSettings.paper(), epochs=8, patience=1, validation=0.3)
-    mine, told = _trained(fusion, "fcn", "cuda", stopping)
-    theirs, expected = _trained(fusion, "fcn", "cuda", stopping, at_once=1)
-    for a, b, here, there in zip(mine, theirs, told, expected, strict=True):
-        assert here.best_epoch == there.best_epoch
-        for name, value in b.state_dict().items():
-            torch.testing.assert_close(a.state_dict()[name], value, atol=1e-6, rtol=1e-5)
+    found = []
+    for at_once in (None, 1):
+        networks = [_network(fusion, branch, seed).float() for seed in range(len(SIZES))]
+        groups = [torch.arange(size) // 4 for size in SIZES]
+        given = {"seeds": range(4), "groups": groups, "device": "cuda", "at_once": at_once}
+        train_members(networks, _data(), stopping, **given)
+        found.append(networks)
+    for mine, theirs in zip(*found, strict=True):
+        assert all(map(torch.equal, mine.state_dict().values(), theirs.state_dict().values()))
 
 
 @pytest.mark.parametrize("branch", ["fcn", "cnn"])

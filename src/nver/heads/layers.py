@@ -21,6 +21,7 @@ from jaxtyping import Bool, Float, Int16
 from torch import Tensor, nn
 
 from nver.heads import loops
+from nver.heads.products import multiply
 
 LEVELS = 65536
 """Values of the random bits from which dropout masks are made."""
@@ -111,7 +112,9 @@ class _Dense(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return torch.baddbmm(bias.unsqueeze(2), weight, x.mT).mT.contiguous()
+        if x.device.type == "cpu":
+            return torch.baddbmm(bias.unsqueeze(2), weight, x.mT).mT.contiguous()
+        return multiply(x, weight.mT).add_(bias.unsqueeze(1))
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
@@ -128,7 +131,7 @@ class _HiddenUnits(torch.autograd.Function):
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, bits: Tensor | None, drop: Dropout
     ) -> Tensor:
         ctx.scale = 1.0 if bits is None else drop.scale
-        product = torch.bmm(weight, x.mT)
+        product = multiply(weight, x.mT)
         if x.device.type == "cpu" and loops_work(x.dtype):
             out = product.new_empty(product.mT.shape)
             _finish(product, bias, bits, drop.threshold, ctx.scale, out)
@@ -158,8 +161,8 @@ def _dense_gradients(
     ctx: Any, x: Tensor, weight: Tensor, gradient: Tensor
 ) -> tuple[Tensor | None, Tensor]:
     """Return the gradients at x and the weight of a stacked dense layer."""
-    d_x = torch.bmm(gradient, weight) if ctx.needs_input_grad[0] else None
-    return d_x, torch.bmm(gradient.mT, x)
+    d_x = multiply(gradient, weight) if ctx.needs_input_grad[0] else None
+    return d_x, multiply(gradient.mT, x)
 
 
 def _finish(

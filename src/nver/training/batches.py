@@ -79,7 +79,7 @@ class Clips:
                 held.append(X)
                 end += len(X)
             self._starts.append(starts[id(X)])
-        self.X = (held[0] if len(held) == 1 else torch.cat(held)).to(device)
+        self.X = _side_by_side(held, device)
         self._labels = list(labels)
         self._buffer = self.X.new_empty(0)
 
@@ -128,3 +128,14 @@ class Clips:
         flat = self._buffer.view(-1, self.columns)
         torch.index_select(self.X, 0, rows.reshape(-1), out=flat)
         return self._buffer
+
+
+def _side_by_side(parts: Sequence[Float[Tensor, "_ columns"]], device: torch.device) -> Tensor:
+    """Return the rows of all on the device; there is no second copy where they come from."""
+    if len(parts) == 1:
+        return parts[0].to(device)
+    rows = [len(part) for part in parts]
+    whole = parts[0].new_empty(sum(rows), parts[0].shape[1], device=device)
+    for place, part in zip(whole.split(rows), parts, strict=True):  # type: ignore[no-untyped-call]
+        place.copy_(part)
+    return whole

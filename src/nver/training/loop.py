@@ -296,12 +296,14 @@ class _Pack:
     @torch.no_grad()
     def _release(self, finished: Sequence[bool]) -> None:
         """Write the weights of members that have finished, and go on without them."""
-        for m, member in enumerate(self.members):
-            if finished[m]:
-                state = member.best_state or stack.member_state(self.network, m)
-                member.network.load_state_dict(state)
-                member.network.eval()
-        left = [m for m, done in enumerate(finished) if not done]
+        done = [m for m, ended in enumerate(finished) if ended]
+        if not done:
+            return
+        for m, last in zip(done, stack.member_states(self.network, done), strict=True):
+            member = self.members[m]
+            member.network.load_state_dict(member.best_state or last)
+            member.network.eval()
+        left = [m for m, ended in enumerate(finished) if not ended]
         if left and len(left) < len(self.members):
             self.members = [self.members[m] for m in left]
             stack.keep(self.network, left)

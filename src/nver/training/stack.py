@@ -29,7 +29,7 @@ def stack(networks: Sequence[nn.Module], device: torch.device) -> nn.Module:
             "train others apart."
         )
     whole = copy.deepcopy(networks[0]).to(device)
-    _assign(whole, {n: torch.stack([s[n] for s in states]).to(device) for n in states[0]})
+    _assign(whole, {name: _stacked([s[name] for s in states], device) for name in states[0]})
     return whole
 
 
@@ -42,6 +42,21 @@ def keep(whole: nn.Module, members: Sequence[int]) -> None:
 def member_state(whole: nn.Module, member: int) -> dict[str, Tensor]:
     """Return the parameters and lasting buffers of one member, as views of the stack."""
     return {name: value[member] for name, value in whole.state_dict().items()}
+
+
+def member_states(whole: nn.Module, members: Sequence[int]) -> list[dict[str, Tensor]]:
+    """Return those of several members on the CPU, fetched together."""
+    chosen = torch.tensor(members, dtype=torch.int64)
+    fetched = {n: v[chosen.to(v.device)].cpu() for n, v in whole.state_dict().items()}
+    return [{name: value[i] for name, value in fetched.items()} for i in range(len(chosen))]
+
+
+def _stacked(parts: Sequence[Tensor], device: torch.device) -> Tensor:
+    """Return the tensors as one on the device; there is no second copy where they come from."""
+    whole = parts[0].new_empty(len(parts), *parts[0].shape, device=device)
+    for place, part in zip(whole, parts, strict=True):
+        place.copy_(part)
+    return whole
 
 
 def _assign(whole: nn.Module, state: dict[str, Tensor]) -> None:
