@@ -20,6 +20,7 @@ from jaxtyping import Float32
 
 from nver.audio import NEAR_IDENTICAL
 from nver.errors import LeakageError
+from nver.protocols import without_speaker
 from nver.splits import Fold, missing_classes
 
 SAME_SECONDS = 0.1
@@ -179,12 +180,7 @@ class LeakageReport:
                 "known people are recognised, and are too high for new ones."
             )
         if self.unknown_speakers:
-            whose = (
-                "No clip has"
-                if self.unknown_speakers == self.clips
-                else f"{self.unknown_speakers} of {self.clips} clips do not have"
-            )
-            yield f"{whose} a known speaker: the same person may be on both sides of a fold."
+            yield without_speaker(self.unknown_speakers, self.clips)
 
     def _about_audio(self) -> Iterator[str]:
         if self.identical:
@@ -336,9 +332,16 @@ def _count(things: Sized, noun: str) -> str:
 
 
 def _pairs(pairs: Sequence[LeakPair]) -> str:
-    shown = "; ".join(
-        f"{pair.test} (test) and {pair.train} (training) in fold '{pair.fold}'"
-        for pair in pairs[:_SHOWN]
-    )
-    more = "; ..." if len(pairs) > _SHOWN else ""
-    return f"{_count(pairs, 'test clip')}: {shown}{more}"
+    """Return the first pairs of files, each once, though either is tested against the other."""
+    same: dict[frozenset[str], list[LeakPair]] = {}
+    for pair in pairs:
+        same.setdefault(frozenset((pair.test, pair.train)), []).append(pair)
+    shown = [_both_ways(*ways) for ways in list(same.values())[:_SHOWN]]
+    more = ["..."] if len(same) > _SHOWN else []
+    return f"{_count(pairs, 'test clip')}: {'; '.join([*shown, *more])}"
+
+
+def _both_ways(pair: LeakPair, *others: LeakPair) -> str:
+    told = f"{pair.test} (test) and {pair.train} (training) in fold '{pair.fold}'"
+    reverse = "".join(f", the other way round in fold '{other.fold}'" for other in others)
+    return f"{told}{reverse}"

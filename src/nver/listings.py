@@ -14,6 +14,9 @@ from nver.errors import NverError
 
 Row = dict[str, Any]
 
+TOLD_ANYWAY = ("non_commercial",)
+"""What is told as unknown where nobody knows: its absence would be taken for a no."""
+
 
 def encoders() -> list[Row]:
     """Return one row per known encoder: name, summary, dim, rate (Hz), modality, licence.
@@ -66,8 +69,7 @@ def _here(name: str) -> Row:
     if entry.modality == "weight-free":
         return {"available": True, "reason": ""}
     if entry.needs == SPEECH and importlib.util.find_spec("transformers") is None:
-        reason = "install nver with its extra 'speech' (in a checkout: pip install -e '.[speech]')"
-        return {"available": False, "reason": reason}
+        return {"available": False, "reason": _extra("speech")}
     folder = folder_here(name) or _cached(entry.checkpoints.values())
     if folder is not None:
         return {"available": True, "reason": "", "checkpoint": str(folder)}
@@ -76,6 +78,10 @@ def _here(name: str) -> Row:
     size = f"{entry.megabytes} MB" if entry.megabytes else "size unknown"
     reason = f"not downloaded yet ({size}): nver fetch {name}, or at its first use"
     return {"available": False, "reason": reason}
+
+
+def _extra(name: str) -> str:
+    return f"install nver's extra '{name}': pip install 'nver[{name}]' (in a checkout: '.[{name}]')"
 
 
 def _cached(sources: Iterable[str]) -> Path | None:
@@ -99,24 +105,39 @@ def _built(name: str) -> Row:
 
 def corpora() -> list[Row]:
     """Return one row per known corpus: its card, and whether it lies where nver looks for it."""
-    from nver.corpora import CORPORA, default_root
+    from nver.corpora import CORPORA
 
-    rows = []
-    for name in CORPORA.names():
-        card = CORPORA.load(name)().card
-        root = default_root(name)
-        here = card.synthetic or root.is_dir()
-        reason = "" if here else f"not in {root}; pass --root, or get it: {card.url}"
-        rows.append(card.to_dict() | {"available": here, "reason": reason})
-    return rows
+    return [_card(name) for name in CORPORA.names()]
+
+
+def _card(name: str) -> Row:
+    from nver.corpora import corpus_card, default_root
+
+    card, root = corpus_card(name), default_root(name)
+    here = card.synthetic or root.is_dir()
+    reason = "" if here else f"not in {root}; pass --root, or get it: {card.url}"
+    return card.to_dict() | {"available": here, "reason": reason}
 
 
 def corpus(
     name: str, root: Path | None = None, subset: str | None = None, label_column: str | None = None
 ) -> list[Row]:
-    """Return one row that describes a corpus on disk, as `Corpus.describe` does."""
-    from nver.corpora import load_corpus
+    """Return one row that describes a corpus on disk, as `Corpus.describe` does.
 
+    A corpus of the table that does not lie where nver looks for it is described by its card, with
+    ``available`` false and a ``reason`` that says where to get it, as in `corpora`.
+
+    Raises
+    ------
+    NverError
+        If a name is unknown, or what was named, a `root` above all, is not there or no such corpus.
+    """
+    from nver.corpora import CORPORA, corpus_card, load_corpus
+
+    if root is None and label_column is None and name in CORPORA.names():
+        corpus_card(name).choose(subset)
+        if not (row := _card(name))["available"]:
+            return [row]
     return [load_corpus(name, root, subset=subset, label_column=label_column).describe()]
 
 
@@ -144,7 +165,7 @@ def perturbations() -> list[Row]:
             row |= {"low": kind.low, "high": kind.high}
         row["all"] = [name for name in STANDARD if name.partition(":")[0] == kind.name]
         missing = kind.extra is not None and importlib.util.find_spec(kind.extra[0]) is None
-        reason = f"install nver with its extra '{kind.extra[1]}'" if missing and kind.extra else ""
+        reason = _extra(kind.extra[1]) if missing and kind.extra else ""
         rows.append(row | {"available": not missing, "reason": reason})
     return rows
 
@@ -194,16 +215,23 @@ def text(rows: Sequence[Mapping[str, Any]]) -> str:
 def _paragraph(row: Mapping[str, Any], width: int) -> str:
     lines = [str(row["name"])]
     for key, value in row.items():
-        if key == "name" or value in ("", None, [], {}):
+        if key == "name" or (value in ("", None, [], {}) and key not in TOLD_ANYWAY):
             continue
         line = f"{key.replace('_', ' ')}: {_plain(value)}"
         lines += textwrap.wrap(
-            line, width, initial_indent="  ", subsequent_indent="    ", break_long_words=False
+            line,
+            width,
+            initial_indent="  ",
+            subsequent_indent="    ",
+            break_long_words=False,
+            break_on_hyphens=False,  # a path or an address is copied in one piece
         )
     return "\n".join(lines)
 
 
 def _plain(value: object) -> str:
+    if value is None:
+        return "unknown"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, Mapping):

@@ -27,7 +27,7 @@ from scipy import __version__ as scipy_version
 from nver import effects
 from nver.audio import RESAMPLER, Waveform
 from nver.effects import Effect
-from nver.errors import AudioError, SettingsError
+from nver.errors import AudioError, MissingExtraError, SettingsError
 from nver.registry import require, unknown
 
 ALL = "all"
@@ -187,14 +187,26 @@ def choose(names: Iterable[str]) -> tuple[Perturbation, ...]:
     UnknownNameError, SettingsError
         As `perturbation`.
     MissingExtraError
-        If one needs a package that is not installed.
+        If one needs a package that is not installed; the message says how to go on without it.
     """
     asked = [each for name in names for each in (STANDARD if name == ALL else (name,))]
     chosen = {found.name: found for found in map(perturbation, asked)}
     for found in chosen.values():
-        if found.kind.extra is not None:
-            require(*found.kind.extra)
+        _check(found, chosen.values())
     return tuple(chosen.values())
+
+
+def _check(one: Perturbation, chosen: Iterable[Perturbation]) -> None:
+    """Refuse a perturbation whose package is missing, and say what remains without it."""
+    extra = one.kind.extra
+    if extra is None:
+        return
+    try:
+        require(*extra, f"The perturbation '{one.name}'")
+    except MissingExtraError as error:
+        rest = [f"--perturb {other.name}" for other in chosen if other.kind.extra != extra]
+        way = f"Or go on without it: {' '.join(rest)}." if rest else "Or go on without --perturb."
+        raise MissingExtraError(f"{error} {way}") from error
 
 
 def _sndfile() -> str:

@@ -105,3 +105,15 @@ def protocol_title(name: str) -> str:
         return f"folds of the column '{name.removeprefix(COLUMN)}'"
     found = protocol_of(name)
     return found.title if found else name
+
+
+def without_speaker(unknown: int, clips: int) -> str:
+    """Return what it means that some of the clips, or all, name no speaker.
+
+    Corpora and the leakage check say it in the same words, so that a run tells it once.
+
+    >>> without_speaker(3, 10)
+    '3 of 10 clips do not have a known speaker: the same person may be on both sides of a fold.'
+    """
+    whose = f"{unknown} of {clips} clips do not have" if unknown < clips else "No clip has"
+    return f"{whose} a known speaker: the same person may be on both sides of a fold."

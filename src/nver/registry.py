@@ -36,8 +36,8 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
     return UnknownNameError(f"Unknown {kind} '{name}'. {hint}Known: {', '.join(known)}.")
 
 
-def require(module: str, extra: str) -> ModuleType:
-    """Import an optional `module`.
+def require(module: str, extra: str, what: str = "This") -> ModuleType:
+    """Import an optional `module`, for `what` needs it.
 
     Raises
     ------
@@ -48,7 +48,7 @@ def require(module: str, extra: str) -> ModuleType:
         return importlib.import_module(module)
     except ImportError as error:
         raise MissingExtraError(
-            f"This needs the package '{module}', which is not installed. Install nver with its "
+            f"{what} needs the package '{module}', which is not installed. Install nver with its "
             f"extra '{extra}': pip install 'nver[{extra}]' (in a checkout: '.[{extra}]')."
         ) from error
 

@@ -101,6 +101,33 @@ def test_listings_are_text_or_json(listing: str, capsys, nver_home) -> None:
             assert row["available"] or row["reason"]
 
 
+def test_an_absent_corpus_is_described_with_where_to_get_it(capsys, nver_home, tmp_path) -> None:
+    assert cli.main(["corpora", "jnv"]) == cli.DONE
+    told = " ".join(capsys.readouterr().out.split())
+    assert "licence: CC BY-SA 4.0" in told
+    assert "non commercial: no" in told
+    assert "available: no" in told
+    assert f"reason: not in {nver_home / 'corpora' / 'jnv'}; pass --root, or get it: http" in told
+    assert cli.main(["corpora", "jnv", "--json"]) == cli.DONE
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["name"], row["available"]) == ("jnv", False)
+    for wrong in (["--root", str(tmp_path / "nowhere")], ["--subset", "nothing"]):
+        assert cli.main(["corpora", "jnv", *wrong]) == cli.ERROR
+        assert "nver: " in capsys.readouterr().err
+
+
+def test_a_licence_that_is_not_stated_is_not_called_free_for_commerce(capsys, tmp_path) -> None:
+    for label in ("joy", "fear"):
+        (tmp_path / label).mkdir()
+        (tmp_path / label / "clip.wav").touch()
+    assert cli.main(["corpora", str(tmp_path)]) == cli.DONE
+    told = capsys.readouterr().out
+    assert "licence: not stated" in told
+    assert "non commercial: unknown" in told
+    assert cli.main(["corpora", str(tmp_path), "--json"]) == cli.DONE
+    assert json.loads(capsys.readouterr().out)[0]["non_commercial"] is None
+
+
 def test_a_bar_tells_what_is_done_and_the_time_left(monkeypatch) -> None:
     screen = io.StringIO()
 

@@ -60,9 +60,20 @@ def test_all_is_the_standard_set_and_nothing_is_taken_twice():
 
 def test_a_missing_package_is_found_before_anything_is_done(monkeypatch):
     monkeypatch.setitem(sys.modules, "pyroomacoustics", None)
-    with pytest.raises(MissingExtraError, match=r"nver\[perturb\]"):
+    message = (
+        "The perturbation 'reverb:0.5' needs the package 'pyroomacoustics', which is not "
+        "installed. Install nver with its extra 'perturb': pip install 'nver[perturb]' (in a "
+        "checkout: '.[perturb]'). Or go on without it: "
+    )
+    with pytest.raises(MissingExtraError) as caught:
         choose(["all"])
-    assert choose(["telephone"])
+    told, _, way = str(caught.value).partition("Or go on without it: ")
+    assert f"{told}Or go on without it: " == message
+    rest = way.removesuffix(".").removeprefix("--perturb ").split(" --perturb ")
+    assert rest == [name for name in STANDARD if name != "reverb:0.5"]
+    assert [found.name for found in choose(rest)] == rest
+    with pytest.raises(MissingExtraError, match=r"Or go on without --perturb\.$"):
+        choose(["reverb"])
 
 
 class TestKeys:

@@ -84,8 +84,9 @@ class CorpusCard:
         Sampling rate in Hz; None where files differ or nobody says.
     synthetic : bool
         True where no person was recorded.
-    non_commercial : bool
-        True where the licence, or one of the licences claimed for it, excludes commercial use.
+    non_commercial : bool or None
+        True where the licence, or one of the licences claimed for it, excludes commercial use; None
+        where nobody knows.
     warning : str
         What a reader of the scores must know; "" if nothing.
     subsets : tuple of str
@@ -110,7 +111,7 @@ class CorpusCard:
     labels: tuple[str, ...]
     rate: int | None
     synthetic: bool = False
-    non_commercial: bool = False
+    non_commercial: bool | None = None
     warning: str = ""
     subsets: tuple[str, ...] = ("all",)
     layout: str = ""

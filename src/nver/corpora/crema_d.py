@@ -50,6 +50,7 @@ _CARD = CorpusCard(
     speakers=91,
     labels=tuple(EMOTIONS.values()),
     rate=16000,
+    non_commercial=False,
     warning="Speech, not non-verbal bursts. Labels are what the actors were asked to express.",
     layout="AudioWAV/1001_DFA_ANG_XX.wav, with VideoDemographics.csv beside AudioWAV",
 )

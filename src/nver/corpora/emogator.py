@@ -62,6 +62,7 @@ _CARD = CorpusCard(
     speakers=357,
     labels=CATEGORIES,
     rate=48000,
+    non_commercial=False,
     warning=(
         "Labels are what the contributors meant, not what listeners heard. A few contributors sent "
         "near-silent or cut-off clips; 90 clips are at 44.1 kHz, 1,706 are stereo."

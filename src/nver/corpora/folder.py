@@ -16,6 +16,7 @@ from nver.corpora.base import Clip, Corpus, CorpusCard, Refusal
 from nver.corpora.own import own_card
 from nver.corpora.tree import Parsed, gather
 from nver.errors import CorpusError
+from nver.protocols import without_speaker
 
 _CARD = CorpusCard(
     name="folder",
@@ -57,7 +58,7 @@ def read_folder(path: Path, speaker_pattern: str | None = None) -> Corpus:
         raise CorpusError(f"There is no folder {path}.")
     path = path.absolute()
     found = gather(_CARD, path, "all", partial(parse, pattern=pattern), unique_names=False)
-    notes = () if pattern else ("Speakers are unknown: folds cannot keep them apart.",)
+    notes = () if pattern else (without_speaker(len(found.clips), len(found.clips)),)
     card = own_card(path.name or "folder", path, found.clips, found.labels)
     return replace(found, card=card, notes=notes)
 

@@ -59,6 +59,7 @@ _CARD = CorpusCard(
     speakers=4,
     labels=EMOTIONS,
     rate=48000,
+    non_commercial=False,
     warning="Four speakers: speaker-independent folds are four at most. Some files are stereo.",
     layout="<speaker>/F1_angry_00_R.wav, with phrases.txt and file_*.csv beside the speakers",
 )

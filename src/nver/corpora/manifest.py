@@ -27,6 +27,7 @@ from nver.corpora.own import own_card
 from nver.corpora.table import SUFFIXES, Row, Table, read_table
 from nver.corpora.tree import not_regular, printable
 from nver.errors import CorpusError
+from nver.protocols import without_speaker
 from nver.registry import nearest
 
 __all__ = ["SUFFIXES", "is_manifest", "read_manifest"]
@@ -188,8 +189,6 @@ def _notes(clips: Sequence[Clip], column: str, unlabelled: int) -> list[str]:
     if unlabelled:
         notes.append(f"{unlabelled} rows have no label in column '{column}' and are left out.")
     unknown = sum(clip.speaker is None for clip in clips)
-    if unknown == len(clips):
-        notes.append("Speakers are unknown: folds cannot keep them apart.")
-    elif unknown:
-        notes.append(f"{unknown} clips have no speaker.")
+    if unknown:
+        notes.append(without_speaker(unknown, len(clips)))
     return notes

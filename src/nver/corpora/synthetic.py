@@ -26,6 +26,7 @@ _CARD = CorpusCard(
     speakers=12,
     labels=EMOTIONS,
     rate=16000,
+    non_commercial=False,
     synthetic=True,
     warning="Made by a synthesiser; scores on it say nothing about people.",
     layout="metadata.csv, synthesis.json and <speaker>/<speaker>_<vocalisation>_<take>.wav",

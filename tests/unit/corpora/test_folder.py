@@ -10,6 +10,7 @@ import pytest
 from nver.corpora import Refusal, load_corpus
 from nver.corpora.folder import read_folder
 from nver.errors import CorpusError
+from nver.protocols import without_speaker
 
 
 def touch(root: Path, *files: str) -> Path:
@@ -33,7 +34,7 @@ def test_the_first_folder_is_the_label(tmp_path: Path) -> None:
     assert corpus.name == "mine"
     assert corpus.card.clips == 3
     assert corpus.card.licence == "not stated"
-    assert corpus.notes == ("Speakers are unknown: folds cannot keep them apart.",)
+    assert corpus.notes == (without_speaker(3, 3),)
     assert corpus.describe()["clips_without_speaker"] == 3
 
 

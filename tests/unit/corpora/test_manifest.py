@@ -11,6 +11,7 @@ import pytest
 from nver.corpora import Corpus, Refusal, load_corpus
 from nver.corpora.table import read_table
 from nver.errors import CorpusError
+from nver.protocols import without_speaker
 
 GOOD = "file,label,speaker,fold,md5\na/1.wav,sad,007,0,12e4\na/2.wav,happy,,1,0x1\n"
 
@@ -34,7 +35,7 @@ def test_everything_is_text_and_order_is_kept(tmp_path: Path) -> None:
     assert corpus.clips[0].path == tmp_path / "a" / "1.wav"
     assert corpus.labels == ("happy", "sad")
     assert corpus.name == "clips"
-    assert corpus.notes == ("1 clips have no speaker.",)
+    assert corpus.notes == (without_speaker(1, 2),)
     assert list(corpus.to_frame().columns) == ["file", "label", "speaker", "fold", "md5"]
 
 
