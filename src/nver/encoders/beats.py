@@ -35,7 +35,7 @@ from nver.encoders.beats_network import (
     layer_shapes,
     position_kernel,
 )
-from nver.encoders.device import dtype_of, require_device
+from nver.encoders.device import check_convolutions, dtype_of, require_device
 from nver.encoders.kaldi import FilterBank
 from nver.encoders.published import find_files, flag, head_count, read_published, short_name
 from nver.encoders.readout import read_options
@@ -239,6 +239,7 @@ class BEATsEncoder(Encoder):
             name: tensor.to(device, precision) for name, tensor in tower.tensors.items()
         }
         kernel = position_kernel(tower.tensors).to(device, precision)
+        check_convolutions("beats", kernel)
         self._network = Network(self._weights, kernel, recipe)
         self._card = self._describe(alias, tower, checkpoint, dtype)
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
+from torch import nn
+from torch.nn import functional
 
 from nver.errors import SettingsError
 from nver.registry import unknown
@@ -24,6 +27,59 @@ def dtype_of(encoder: str, name: str) -> torch.dtype:
     if name not in DTYPES:
         raise unknown(f"dtype of '{encoder}'", str(name), DTYPES)
     return DTYPES[name]
+
+
+def check_convolutions(encoder: str, *convolutions: torch.Tensor | nn.Module) -> None:
+    """Refuse convolutions that this processor computes wrongly.
+
+    oneDNN, as in torch 2.13, does on a CPU with AMX: in bfloat16, over an even number of input
+    channels (of a group) below 16, where that number times the kernel's width is a multiple of 32
+    above 32. The errors are as large as the values. No published checkpoint has such; small ones of
+    one's own may. Whatever is at risk is tried, so that a machine that is right refuses nothing.
+
+    Parameters
+    ----------
+    encoder : str
+        Its name.
+    convolutions : Tensor [out, in, width] or [out, in, height, width], or Module
+        Weights in their precision, or networks whose convolutions are meant.
+
+    Raises
+    ------
+    SettingsError
+        If one is wrong.
+    """
+    for weight, stride in (pair for given in convolutions for pair in _weights(given)):
+        if not _right(weight, stride):
+            raise SettingsError(
+                f"In bfloat16 this processor computes convolutions like those of '{encoder}' "
+                f"wrongly (oneDNN of torch {torch.__version__}, {weight.shape[1]} input channels). "
+                "Leave dtype=bfloat16 out, or use a GPU (device=cuda)."
+            )
+
+
+def _weights(given: torch.Tensor | nn.Module) -> Iterator[tuple[torch.Tensor, tuple[int, ...]]]:
+    """Yield the weights of convolutions with their strides."""
+    if isinstance(given, torch.Tensor):
+        yield given, (1,) * (given.dim() - 2)
+        return
+    for part in given.modules():
+        if isinstance(part, nn.Conv1d | nn.Conv2d):
+            yield part.weight.detach(), part.stride
+
+
+def _right(weight: torch.Tensor, stride: tuple[int, ...]) -> bool:
+    """Return whether a convolution agrees with the one in double precision on random numbers."""
+    channels, *kernel = weight.shape[1:]
+    if weight.dtype != torch.bfloat16 or weight.device.type != "cpu" or not 1 < channels < 16:
+        return True
+    convolve = functional.conv1d if len(kernel) == 1 else functional.conv2d
+    shape = (1, channels, *(taps + 47 for taps in kernel))
+    values = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(weight.dtype)
+    with torch.inference_mode():
+        found = convolve(values, weight, stride=stride).double()
+    expected = convolve(values.double(), weight.double(), stride=stride)
+    return bool((found - expected).abs().max() <= 0.05 * expected.abs().max())
 
 
 def require_device(device: str) -> None:

@@ -35,7 +35,7 @@ from nver.encoders.base import Encoder, EncoderCard
 from nver.encoders.batching import equal_shapes
 from nver.encoders.catalogue import licence_of
 from nver.encoders.checkpoint import CONFIG_FILE, compare_tensors, read_json, sha256_of
-from nver.encoders.device import dtype_of, require_device
+from nver.encoders.device import check_convolutions, dtype_of, require_device
 from nver.encoders.hub import Model, find_model, one_line
 from nver.encoders.readout import POOLINGS, read_options
 from nver.encoders.torch_file import Tensors, from_torch
@@ -148,6 +148,7 @@ class PEAudioEncoder(Encoder):
         model = find_model("pe-audio", checkpoint, EXTRA)
         network, head = load_tower(model, representation == "projected")
         self._network: Any = network.to(device, self._dtype).eval().requires_grad_(False)
+        check_convolutions("pe-audio", self._network)
         self._head = {name: part.to(device, self._dtype) for name, part in head.items()}
         config: Any = self._network.config
         self._readout = read_options(

@@ -25,7 +25,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from nver.encoders.device import on_device
+from nver.encoders.device import check_convolutions, on_device
 from nver.encoders.gated_attention import GatedAttention
 from nver.encoders.hub import Model
 from nver.encoders.packed import PackedLinear, PackedPositions, pack_linears, packable
@@ -141,6 +141,7 @@ def load_speech_network(
     encoder.layers[0].register_forward_pre_hook(_kept_input, with_kwargs=True)
     _prepare_positions(encoder, network.config.feat_extract_activation)
     pack_linears(network)
+    check_convolutions(class_name, network)
     for layer in encoder.layers:
         _fuse_activation(layer.feed_forward, network.config.hidden_act)
     return cast("nn.Module", network), values

@@ -245,7 +245,7 @@ def test_the_fingerprint_follows_what_changes_the_numbers(group: Path, tmp_path:
         {"layer": 1},
         {"pooling": "mean+std"},
         {"normalise": True},
-        {"dtype": "bfloat16"},
+        {"dtype": "float16"},
     ]
     cards = [SpeechEncoder(group, **chosen).card for chosen in options]
     cards.append(SpeechEncoder(write_speech(tmp_path / "b" / "tiny", seed=1)).card)
@@ -253,12 +253,16 @@ def test_the_fingerprint_follows_what_changes_the_numbers(group: Path, tmp_path:
     assert SpeechEncoder(group).card.fingerprint == cards[0].fingerprint
 
 
+@pytest.mark.filterwarnings("ignore:TF32")
 def test_half_precision_only_when_asked(tmp_path: Path):
     tiny_network("wav2vec2-layer").half().save_pretrained(tmp_path)
-    full, half = SpeechEncoder(tmp_path), SpeechEncoder(tmp_path, dtype="bfloat16")
+    full = SpeechEncoder(tmp_path)
     assert full._network.dtype == torch.float32
     waveforms = clips((9000, 9100))
-    assert relative(half.encode(waveforms), full.encode(waveforms)) < 0.1
+    # oneDNN's bfloat16 convolutions in narrow groups, as of this toy, are wrong on CPUs with AMX.
+    with torch.backends.mkldnn.flags(enabled=False):
+        half = SpeechEncoder(tmp_path, dtype="bfloat16").encode(waveforms)
+    assert relative(half, full.encode(waveforms)) < 0.1
 
 
 def test_a_bin_file_and_shards_give_the_same(group: Path, tmp_path: Path):
