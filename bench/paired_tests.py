@@ -4,9 +4,11 @@ Prints the tables of docs/statistics.md: two systems of equal accuracy and other
 clips, at a p of .05; and a planted difference as large as the corpus is said to detect with 80 %
 power.
 
-At last, how often a table of eight equally good systems marks one as worse than its best.
+Then whole tables: how often a system that is as good as the best is told from the one that came out
+best, and how often worse ones are; by Holm's correction over the pairs, and by the confidence set,
+both with the interval of each pair.
 
-    python bench/paired_tests.py [CORPORA]
+    python bench/paired_tests.py [CORPORA [tables]]
 """
 
 from __future__ import annotations
@@ -17,9 +19,11 @@ import numpy as np
 
 from nver.metrics import METRICS
 from nver.significance import (
+    confidence_set,
     detectable_difference,
     holm,
     paired_difference,
+    paired_differences,
     permutation_test,
 )
 from simulated_corpora import counts
@@ -54,16 +58,64 @@ def rates(corpora, speakers, classes, seeds, luck, share=0.0):
     return found / corpora, least / corpora, seen / corpora
 
 
-def marked(corpora, speakers=40, systems=8):
-    """Return how often Holm's correction leaves a system told apart from the best of equals."""
-    rng, found = np.random.default_rng(0), 0
+def told_apart(tables, seed):
+    """Return the places of the systems told from the best one: by Holm's p, and by the set's."""
+    scores = [float(UAR(table.sum(axis=0)).mean()) for table in tables]
+    top = int(np.argmax(scores))
+    others = np.array([place for place in range(len(tables)) if place != top])
+    sides = [tables[place] for place in others]
+    intervals = paired_differences(tables[top], sides, UAR, n=500, seed=seed)
+    outside = np.array([not one.low <= 0 <= one.high for one in intervals])
+    p = holm(
+        np.array([permutation_test(tables[top], one, UAR, n=999, seed=seed).p for one in sides])
+    )
+    rivals = np.ones(len(tables), dtype=bool)
+    found = confidence_set(tables, UAR, reference=top, rivals=rivals, n=999, seed=seed)
+    return [others[(each <= 0.05) & outside] for each in (p, found.p[others])]
+
+
+def whole_tables(corpora, systems, speakers, seeds, luck=0.0, better=0, points=0.0):
+    """Return for Holm and the set: tables with one of the best marked; share of worse ones marked.
+
+    `better` systems are `points` above the others; with 0 all are equal.
+    """
+    rng = np.random.default_rng([systems, speakers, seeds, int(100 * luck), better])
+    wrong, power = np.zeros(2), np.zeros(2)
     for seed in range(corpora):
-        tables = counts(rng, speakers, 6, 1, systems=systems)
-        top = max(range(systems), key=lambda place: float(UAR(tables[place].sum(axis=0)).mean()))
-        others = [table for place, table in enumerate(tables) if place != top]
-        p = [permutation_test(tables[top], other, UAR, n=999, seed=seed).p for other in others]
-        found += bool((holm(np.array(p)) <= 0.05).any())
-    return found / corpora
+        tables = list(counts(rng, speakers, 6, seeds, luck, systems=systems))
+        for place in range(better):
+            tables[place] = lift(tables[place], rng, points / 0.55)
+        equals = better or systems
+        for way, marked in enumerate(told_apart(tables, seed)):
+            wrong[way] += (marked < equals).any() / corpora
+            power[way] += (marked >= equals).sum() / max(1, systems - equals) / corpora
+    return wrong, power
+
+
+def print_tables(corpora):
+    print(f"{corpora} tables a row; systems, speakers, seeds, luck, better ones, points above:")
+    print("one of the best marked as worse, Holm / set; worse ones marked, Holm / set")
+    rows = [(m, k, 1, 0.0, 0, 0.0) for m in (2, 4, 8, 20) for k in (10, 30, 75)]
+    rows += [
+        (m, k, seeds, luck, 0, 0.0)
+        for m in (8, 20)
+        for seeds in (3, 5)
+        for luck in (0.05, 0.1)
+        for k in (30, 75)
+    ]
+    rows += [
+        (8, k, seeds, 0.05 if seeds > 1 else 0.0, better, points)
+        for k, points in ((30, 0.1), (75, 0.06))
+        for better in (1, 3)
+        for seeds in (1, 3, 5)
+    ]
+    for row in rows:
+        (holm_wrong, set_wrong), (holm_power, set_power) = whole_tables(corpora, *row)
+        print(
+            "{:3d} {:3d} {:2d} {:.2f} {:2d} {:.2f}".format(*row)
+            + f": {holm_wrong:.3f} {set_wrong:.3f}  {holm_power:.3f} {set_power:.3f}",
+            flush=True,
+        )
 
 
 def main(corpora):
@@ -80,8 +132,10 @@ def main(corpora):
         # About .55 of the clips are wrong: mending this share lifts UAR by what is detectable.
         (p, _, _), again, seen = rates(corpora, speakers, 6, 1, 0.0, share=least / 0.55)
         print(f"{speakers:3d}: {seen:.3f} {again:.3f} {p:.3f}", flush=True)
-    print(f"tables of equals with one marked as worse than the best: {marked(corpora):.3f}")
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 500)
+    wanted = int(sys.argv[1]) if len(sys.argv) > 1 else 500
+    if "tables" not in sys.argv:
+        main(wanted)
+    print_tables(wanted)

@@ -252,8 +252,8 @@ def _compare_command(commands: Any) -> None:
         help="test whether systems differ on the same clips",
         description="Test whether two systems differ on the same out-of-fold clips: the difference "
         "in UAR with its interval, a paired permutation test, an effect size, and how small a "
-        "difference these clips could show. One RUN: every system against the best, Holm-corrected."
-        " Two runs: the best of each.",
+        "difference these clips could show. One RUN: every system against the best, "
+        "with a correction for that choice. Two runs: the best of each.",
     )
     compare.add_argument("run_folder", type=Path, metavar="RUN")
     compare.add_argument("other_folder", type=Path, metavar="RUN2", nargs="?")

@@ -3,7 +3,8 @@
 Two systems are compared on exactly the clips that both have answered, speaker by speaker: the
 difference of their scores with its interval, a permutation test, an effect size, and how small a
 difference could have been seen (`nver.significance`). In a table every system stands against the
-best one, with Holm's correction for their number.
+best one, with a correction that allows for how the best one was chosen; against one that was named
+beforehand Holm's correction for their number is enough.
 
 When a difference counts as distinguishable, and how it is said, is in `nver.verdict`.
 """
@@ -24,6 +25,7 @@ from nver.predictions import ONE_SEED, Predictions, SystemEntry
 from nver.significance import (
     Interval,
     cohens_g,
+    confidence_set,
     holm,
     mcnemar,
     paired_difference,
@@ -46,13 +48,17 @@ class Effort:
 
 THOROUGH = Effort()
 METHOD = (
-    "permutation test that swaps the two systems' answers for whole {units}; interval by paired "
+    "permutation test that swaps the two systems' answers for whole {units}; for the corrected p "
+    "in all pairs of systems at once, so that it allows for the choice of the best (a model "
+    "confidence set), and with the variance of the seeds; interval of the pair alone by paired "
     "bootstrap over {units}, with the variance of the seeds; told apart where the corrected p is "
     "at most {alpha:g} and the interval leaves out zero"
 )
+HOLM = "Holm"
+STEP_DOWN = "step-down max-T"
 CHOSEN = (
     "the reference was chosen because it scored best on these clips, so its lead over the others "
-    "is more likely too large than too small; the correction is for a reference named beforehand"
+    "is more likely too large than too small, which the corrected p allows for"
 )
 
 
@@ -140,13 +146,13 @@ def _comparison(
 
 
 def corrected(pairs: Sequence[Comparison]) -> tuple[Comparison, ...]:
-    """Return comparisons of one table with Holm's correction for their number."""
+    """Return comparisons that were named beforehand with Holm's correction for their number."""
     p = holm(np.array([pair.test.p for pair in pairs], dtype=np.float64))
     tests = int((~np.isnan(p)).sum())
     return tuple(_within(pair, float(one), tests) for pair, one in zip(pairs, p, strict=True))
 
 
-def _within(pair: Comparison, p_holm: float, tests: int) -> Comparison:
+def _within(pair: Comparison, p_corrected: float, tests: int) -> Comparison:
     least, caution = min(1.0, max(1, tests) * pair.least_p), pair.caution
     if pair.least_p <= pair.alpha < least:
         few = (
@@ -154,7 +160,7 @@ def _within(pair: Comparison, p_holm: float, tests: int) -> Comparison:
             f"corrected p can be below {least:.2g}"
         )
         caution = "; ".join(filter(None, (caution, few)))
-    return replace(pair, p_holm=p_holm, least_p=least, caution=caution)
+    return replace(pair, p_corrected=p_corrected, least_p=least, caution=caution)
 
 
 def best(predictions: Predictions) -> SystemEntry | None:
@@ -166,7 +172,7 @@ def best(predictions: Predictions) -> SystemEntry | None:
     scored = [
         (float(METRICS["uar"](answers.confusions(entry.key).sum(axis=0)).mean()), entry)
         for entry in predictions.entries
-        if not entry.name.endswith("-transductive")
+        if _alone(entry)
     ]
     defined = [(value, entry) for value, entry in scored if not math.isnan(value)]
     return max(defined, key=lambda pair: pair[0])[1] if defined else None
@@ -176,10 +182,11 @@ def against(
     predictions: Predictions,
     reference: SystemEntry,
     *,
+    chosen: bool = False,
     alpha: float = 0.05,
     effort: Effort = THOROUGH,
 ) -> tuple[Comparison, ...]:
-    """Compare a system with every other of its record, with Holm's correction.
+    """Compare a system with every other of its record, corrected over the table.
 
     Parameters
     ----------
@@ -187,6 +194,9 @@ def against(
         The record.
     reference : SystemEntry
         The first of every pair.
+    chosen : bool
+        Whether it is the reference because it scored `best`: then the correction allows for that,
+        and `CHOSEN` is a caution. Else it is Holm's.
     alpha, effort
         As in `compare`.
     """
@@ -205,7 +215,34 @@ def against(
         _comparison(reference, entry, "uar", couple, difference, effort)
         for entry, couple, difference in zip(others, couples, differences, strict=True)
     ]
-    return corrected(pairs)
+    return _against_the_best(predictions, pairs, effort) if chosen and pairs else corrected(pairs)
+
+
+def _against_the_best(
+    predictions: Predictions, pairs: Sequence[Comparison], effort: Effort
+) -> tuple[Comparison, ...]:
+    entries = [pairs[0].first, *(pair.second for pair in pairs)]
+    found = confidence_set(
+        [predictions.confusions(entry) for entry in entries],
+        METRICS["uar"],
+        reference=0,
+        rivals=np.array([_alone(entry) for entry in entries]),
+        n=effort.swaps,
+        seed=effort.seed,
+    )
+    return tuple(
+        replace(
+            pair,
+            p_corrected=float(p),
+            caution="; ".join(filter(None, (pair.caution, CHOSEN))),
+        )
+        for pair, p in zip(pairs, found.p[1:], strict=True)
+    )
+
+
+def _alone(entry: SystemEntry) -> bool:
+    """Return whether a system judges a clip by itself, so that it may be called best."""
+    return not entry.name.endswith("-transductive")
 
 
 def comparisons(
@@ -218,14 +255,14 @@ def comparisons(
     reference = best(predictions)
     if reference is None:
         return None
-    pairs = against(predictions, reference, alpha=alpha, effort=effort)
+    pairs = against(predictions, reference, chosen=True, alpha=alpha, effort=effort)
     smallest = [pair.detectable for pair in pairs if not math.isnan(pair.detectable)]
     cautions = dict.fromkeys(text for pair in pairs for text in pair.caution.split("; ") if text)
     return {
         "metric": "uar",
         "method": METHOD.format(units=plural(predictions.unit()), alpha=alpha),
         "alpha": alpha,
-        "correction": "Holm",
+        "correction": STEP_DOWN,
         "reference": {"name": reference.name, "encoders": list(reference.encoders)},
         # The pairs' errors differ, since similar systems err on the same clips: the middle one.
         "detectable": float(np.median(smallest)) if smallest else None,
@@ -233,7 +270,7 @@ def comparisons(
             {"name": pair.second.name, "encoders": list(pair.second.encoders)} | pair.outcome()
             for pair in pairs
         ],
-        "caution": "; ".join([*cautions, CHOSEN] if pairs else cautions),
+        "caution": "; ".join(cautions),
     }
 
 

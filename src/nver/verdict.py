@@ -33,8 +33,8 @@ class Comparison:
         First minus second.
     test : PermutationTest
         Of no difference.
-    p_holm : float
-        The test's p, corrected for the number of tests in its table; p itself for a single test.
+    p_corrected : float
+        The test's p, corrected over its table; p itself for a single test.
     effect : float
         Standardised difference, NaN where undefined.
     effect_name : str
@@ -46,7 +46,7 @@ class Comparison:
     caution : str
         What to know before trusting it; "" if nothing.
     least_p : float
-        The smallest corrected p that so few clusters, swaps and so many tests allow.
+        The smallest corrected p that so few clusters and swaps, and so many tests, allow.
     """
 
     first: SystemEntry
@@ -55,7 +55,7 @@ class Comparison:
     scores: tuple[float, float]
     difference: Interval
     test: PermutationTest
-    p_holm: float
+    p_corrected: float
     effect: float
     effect_name: str
     mcnemar: McNemar | None
@@ -67,7 +67,7 @@ class Comparison:
     def distinguishable(self) -> bool:
         """Whether the difference is more than chance, over speakers and over seeds."""
         inside = not (self.difference.low > 0 or self.difference.high < 0)
-        return bool(self.p_holm <= self.alpha) and not inside
+        return bool(self.p_corrected <= self.alpha) and not inside
 
     @property
     def detectable(self) -> float:
@@ -110,7 +110,7 @@ class Comparison:
             "low": _plain(self.difference.low),
             "high": _plain(self.difference.high),
             "p": _plain(self.test.p),
-            "p_holm": _plain(self.p_holm),
+            "p_corrected": _plain(self.p_corrected),
             "effect": _plain(self.effect),
             "effect_name": self.effect_name,
             "distinguishable": self.distinguishable,
@@ -134,9 +134,8 @@ class Comparison:
         if round(points, 1) == 0:
             told = f"{one} and {other} have the same {title}"
         level = round(difference.level * 100)
-        said = (
-            f"{told} ({level} % interval {_points(low)} to {_points(high)}, p = {_p(self.p_holm)})"
-        )
+        ends = f"{level} % interval {_points(low)} to {_points(high)}"
+        said = f"{told} ({ends}, p = {_p(self.p_corrected)})"
         if self.distinguishable:
             return f"{said}: the two are distinguishable."
         said += ": the two are not distinguishable."

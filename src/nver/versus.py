@@ -8,13 +8,13 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from nver.comparison import CHOSEN, against, best, compare, corrected
+from nver.comparison import HOLM, STEP_DOWN, against, best, compare, corrected
 from nver.errors import SettingsError
 from nver.metrics import METRICS
 from nver.predictions import Predictions, SystemEntry
@@ -35,16 +35,19 @@ class Versus:
         The run, and the other one where two are compared.
     pairs : tuple of Comparison
         Each with its corrected p.
+    correction : str
+        Which one.
     """
 
     folders: tuple[Path, ...]
     pairs: tuple[Comparison, ...]
+    correction: str = HOLM
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain JSON values."""
         return {
             "runs": [str(folder) for folder in self.folders],
-            "correction": "Holm" if len(self.pairs) > 1 else None,
+            "correction": self.correction if len(self.pairs) > 1 else None,
             "pairs": [pair.to_dict() for pair in self.pairs],
         }
 
@@ -61,7 +64,7 @@ class Versus:
             lines += [f"{_called(pair.first)}, {metric} {_percent(pair.scores[0])} %, against:", ""]
         lines.append(
             f"  {'':<{NAME_WIDTH}}{metric + ' %':>6}{'difference [interval]':>25}"
-            f"{'p':>8}{'p Holm':>8}"
+            f"{'p':>8}{'p corr.':>8}"
         )
         named = len(firsts) > 1
         for pair in self.pairs if named else sorted(self.pairs, key=_falling):
@@ -74,8 +77,8 @@ class Versus:
         smallest = [pair.detectable for pair in self.pairs if not math.isnan(pair.detectable)]
         said = (
             f"Difference in points, the first minus the second, with its {self._level()} % interval"
-            f"; = marks the {alike} of {len(self.pairs)} that are not distinguishable after Holm's "
-            "correction."
+            f"; = marks the {alike} of {len(self.pairs)} that are not distinguishable after "
+            f"{self.correction} correction."
         )
         if not smallest:
             return said
@@ -119,12 +122,10 @@ def versus(folder: Path, other: Path | None = None, picked: Sequence[str] = ()) 
         couples = [(find(first, picked[0]), find(second, picked[1]))]
     elif other is None:
         reference = find(first, picked[0]) if picked else _best(first, folder)
-        pairs = against(first, reference)
+        pairs = against(first, reference, chosen=not picked)
         if not pairs:
             raise SettingsError(f"'{folder}' has one system: there is nothing to compare it with.")
-        if not picked:
-            pairs = tuple(_chosen(pair) for pair in pairs)
-        return Versus(folders, pairs)
+        return Versus(folders, pairs, HOLM if picked else STEP_DOWN)
     elif picked:
         couples = [(find(first, picked[0]), find(second, picked[0]))]
     else:
@@ -171,10 +172,6 @@ def _best(predictions: Predictions, folder: Path) -> SystemEntry:
     return found
 
 
-def _chosen(pair: Comparison) -> Comparison:
-    return replace(pair, caution="; ".join(filter(None, (pair.caution, CHOSEN))))
-
-
 def _counterparts(
     first: Predictions, second: Predictions, folder: Path, other: Path
 ) -> list[tuple[SystemEntry, SystemEntry]]:
@@ -195,7 +192,9 @@ def _row(pair: Comparison, *, named: bool) -> list[str]:
     if not math.isnan(difference.low):
         ends = f" [{_signed(difference.low)}, {_signed(difference.high)}]"
     told = f"{_signed(difference.value)}{ends}"
-    figures = f"{_percent(pair.scores[1]):>6}{told:>25}{_p(pair.test.p):>8}{_p(pair.p_holm):>8}"
+    figures = (
+        f"{_percent(pair.scores[1]):>6}{told:>25}{_p(pair.test.p):>8}{_p(pair.p_corrected):>8}"
+    )
     name = _called(pair.second)
     if named:
         other = "the same" if name == _called(pair.first) else name

@@ -103,7 +103,7 @@ def test_the_table_is_of_everything_against_the_best_that_judges_clips_alone():
     assert table["pairs"][1]["difference"] < 0
     assert [pair["distinguishable"] for pair in table["pairs"]][:2] == [True, True]
     singles = [pair["p"] for pair in table["pairs"]]
-    assert all(pair["p_holm"] >= p for pair, p in zip(table["pairs"], singles, strict=True))
+    assert all(pair["p_corrected"] >= p for pair, p in zip(table["pairs"], singles, strict=True))
     assert table["detectable"] == sorted(pair["detectable"] for pair in table["pairs"])[1]
     assert table["caution"] == CHOSEN
     assert "bootstrap over speakers" in table["method"]
@@ -196,15 +196,49 @@ def test_with_few_speakers_nothing_can_be_found_and_it_says_so():
 
 def test_a_table_too_long_for_its_speakers_or_swaps_says_so():
     shares = {"mata": 0.95} | {f"s{i}": 0.3 for i in range(8)}
-    few = comparisons(record(shares, speakers=8), effort=QUICK)
-    assert not any(pair["distinguishable"] for pair in few["pairs"])
-    assert few["detectable"] is None
-    assert "with 8 speakers and 8 tests no corrected p can be below 0.062" in few["caution"]
-    hasty = comparisons(record(shares, speakers=20), effort=Effort(200, 99))
-    assert "with 20 speakers and 8 tests no corrected p can be below 0.08" in hasty["caution"]
-    enough = comparisons(record(shares, speakers=20), effort=QUICK)
-    assert all(pair["distinguishable"] for pair in enough["pairs"])
-    assert "tests no corrected p" not in enough["caution"]
+
+    def named(speakers, effort):
+        predictions = record(shares, speakers=speakers)
+        return against(predictions, predictions.entries[0], effort=effort)
+
+    few = named(8, QUICK)
+    assert not any(pair.distinguishable for pair in few)
+    assert all(math.isnan(pair.detectable) for pair in few)
+    assert "with 8 speakers and 8 tests no corrected p can be below 0.062" in few[0].caution
+    hasty = named(20, Effort(200, 99))
+    assert "with 20 speakers and 8 tests no corrected p can be below 0.08" in hasty[0].caution
+    enough = named(20, QUICK)
+    assert all(pair.distinguishable for pair in enough)
+    assert "tests no corrected p" not in enough[0].caution
+
+
+def test_eight_speakers_are_enough_for_a_long_table_against_the_best():
+    # Of 256 ways of swapping, one and its mirror image are as extreme, however many systems.
+    shares = {"mata": 0.95} | {f"s{i}": 0.3 for i in range(8)}
+    table = comparisons(record(shares, speakers=8), effort=QUICK)
+    assert all(pair["distinguishable"] for pair in table["pairs"])
+    assert min(pair["p_corrected"] for pair in table["pairs"]) == 2 / 2**8
+    assert table["detectable"] > 0
+
+
+def test_among_many_equals_the_luckiest_is_not_called_better():
+    # Pair by pair, with Holm's correction, the luckiest of these would be told from another.
+    predictions = record({f"s{i}": 0.6 for i in range(12)}, speakers=30)
+    reference = best(predictions)
+    named = against(predictions, reference, effort=QUICK)
+    chosen = against(predictions, reference, chosen=True, effort=QUICK)
+    assert any(pair.distinguishable for pair in named)
+    assert not any(pair.distinguishable for pair in chosen)
+    assert [pair.test for pair in chosen] == [pair.test for pair in named]
+    assert all(pair.caution.endswith(CHOSEN) for pair in chosen)
+
+
+def test_a_transductive_system_is_no_rival_but_compared():
+    shares = {"mata": 0.6, "lda": 0.5, "mata-transductive": 0.9}
+    predictions = record(shares, speakers=20)
+    pairs = against(predictions, predictions.entries[0], chosen=True, effort=QUICK)
+    assert pairs[1].difference.value < 0
+    assert pairs[1].distinguishable
 
 
 def test_one_speaker_cannot_be_compared():
@@ -248,7 +282,7 @@ def test_nan_is_no_score():
     assert best(record({"mata-transductive": 0.5})) is None
     assert comparisons(record({"mata-transductive": 0.5})) is None
     assert not math.isnan(
-        against(record({"a": 0.5, "b": 0.5}), SystemEntry("a", ("a", "b"), 1.0))[0].p_holm
+        against(record({"a": 0.5, "b": 0.5}), SystemEntry("a", ("a", "b"), 1.0))[0].p_corrected
     )
 
 

@@ -103,7 +103,7 @@ def test_two_runs_are_compared_by_their_best_and_what_both_have(runs):
         ("mata", "a+b", "mata", "a+b"),
     ]
     assert found.pairs[1].distinguishable
-    assert found.pairs[1].p_holm >= found.pairs[1].test.p
+    assert found.pairs[1].p_corrected >= found.pairs[1].test.p
     assert re.search(r"^. mata \(a \+ b\) \d\d\.\d, against the same  ", found.text(), re.MULTILINE)
     assert _pairs(versus(*runs, ["mata"])) == [("mata", "a+b", "mata", "a+b")]
     assert _pairs(versus(*runs, ["lda@a", "lda"])) == [("lda", "a", "lda", "b")]
@@ -155,7 +155,7 @@ def test_a_run_of_one_system_has_nothing_to_compare(tmp_path):
 
 def test_the_command_prints_a_table_or_json(runs, capsys):
     assert cli.main(["compare", str(runs[0])]) == cli.DONE
-    assert "p Holm" in capsys.readouterr().out
+    assert "p corr." in capsys.readouterr().out
     assert cli.main(["compare", *map(str, runs), "-s", "mata", "--json"]) == cli.DONE
     told = json.loads(capsys.readouterr().out)
     assert told["runs"] == [str(run) for run in runs]

@@ -320,8 +320,7 @@ def _daggers(record: RunRecord, marks: Set[str]) -> str:
     comparisons: Mapping[str, Any] | None = record.scores.get("comparisons")
     if not comparisons:
         return ""
-    correction = comparisons.get("correction", "Holm")
-    test = f"{correction}-corrected; {comparisons.get('method', 'paired test')}"
+    test = f"correction: {comparisons['correction']}; {comparisons['method']}"
     if DAGGER not in marks:
         return f"Every other system is distinguishable from the best ({test})."
     return f"{DAGGER} not distinguishable from the best ({test})."

@@ -120,7 +120,8 @@ def write_index(
 
 _MARKS = (
     "Bold: the best system of a run by UAR, of those that judge each clip alone. "
-    "=: not distinguishable from it (paired test over speakers, Holm-corrected). "
+    "=: not distinguishable from it (paired test over speakers, corrected for "
+    "the choice of the best). "
     "Systems called ...-transductive couple the clips of a test batch, as the published method "
     "does. "
     "Published: accuracy / macro-F1 in percent, under the protocol that is named below the table."

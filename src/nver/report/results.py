@@ -67,7 +67,7 @@ class Pair:
     interval: str
     effect: str
     p: str
-    p_holm: str
+    p_corrected: str
     mcnemar: str
     level: bool
 
@@ -147,7 +147,7 @@ def pairs(record: RunRecord, compared: Comparisons) -> list[Pair]:
                 f"{signed(-gap.high)} to {signed(-gap.low)}",
                 _effect(-verdict.effect),
                 p_text(verdict.p),
-                p_text(verdict.p_holm),
+                p_text(verdict.p_corrected),
                 "" if math.isnan(verdict.mcnemar) else p_text(verdict.mcnemar),
                 not verdict.distinguishable,
             )

@@ -154,10 +154,10 @@ def _difference(one: SystemScore, other: SystemScore, compared: Comparisons, it:
     if points == 0:
         where = f"level with {it}"
     if verdict := compared.between(one, other):
-        p = p_text(verdict.p_holm)
+        p = p_text(verdict.p_corrected)
         if verdict.distinguishable:
             return f"{where}; the paired test finds a difference (corrected p {p})."
-        if verdict.p_holm <= number(compared.told.get("alpha")):
+        if verdict.p_corrected <= number(compared.told.get("alpha")):
             return (
                 f"{where}; the paired test finds a difference (corrected p {p}), but its interval, "
                 "which allows for other trainings, holds zero: they cannot be told apart."

@@ -20,7 +20,7 @@ class Verdict:
     ----------
     difference : Estimate
         UAR of the best minus UAR of this one, with its interval.
-    p, p_holm : float
+    p, p_corrected : float
         Of the paired test, alone and corrected over the table; NaN where there is none.
     effect : float
         Standardised difference; NaN where undefined.
@@ -32,7 +32,7 @@ class Verdict:
 
     difference: Estimate
     p: float
-    p_holm: float
+    p_corrected: float
     effect: float
     distinguishable: bool
     mcnemar: float
@@ -44,7 +44,7 @@ class Verdict:
         return cls(
             Estimate.from_json(ends),
             number(pair.get("p")),
-            number(pair.get("p_holm")),
+            number(pair.get("p_corrected")),
             number(pair.get("effect")),
             bool(pair.get("distinguishable")),
             number((pair.get("mcnemar") or {}).get("p")),

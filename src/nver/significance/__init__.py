@@ -4,6 +4,7 @@
 - `nver.significance.intervals`: what an interval is, and how seeds come into it;
 - `nver.significance.paired`: permutation test, McNemar's test, effect sizes;
 - `nver.significance.multiple`: Holm's correction of a table of tests;
+- `nver.significance.best`: which systems of a table cannot be told from the best;
 - `nver.significance.power`: the smallest difference that a corpus can show.
 
 Everything rests on counts ``[clusters, ..., classes, classes]`` (clusters are speakers, or clips
@@ -12,6 +13,7 @@ where speakers are unknown), so thousands of resamples are one matrix product.
 
 from __future__ import annotations
 
+from nver.significance.best import ConfidenceSet, confidence_set
 from nver.significance.bootstrap import (
     cluster_bootstrap,
     cluster_bootstraps,
@@ -33,6 +35,7 @@ from nver.significance.power import detectable_difference
 
 __all__ = [
     "FEW",
+    "ConfidenceSet",
     "Interval",
     "McNemar",
     "PermutationTest",
@@ -40,6 +43,7 @@ __all__ = [
     "cluster_bootstrap",
     "cluster_bootstraps",
     "cohens_g",
+    "confidence_set",
     "detectable_difference",
     "holm",
     "mcnemar",

@@ -115,18 +115,10 @@ class Draws:
         return float(self.values.mean())
 
     def seed_variance(self) -> float:
-        """Return the variance that the choice of seeds gives to their mean.
-
-        The seeds' values differ by chance of the clips as well: that part is estimated from how
-        differently the seeds move from resample to resample, and taken off.
-        """
-        seeds = len(self.values)
-        if seeds < 2:
+        """Return the variance that the choice of seeds gives to their mean."""
+        if len(self.values) < 2:
             return 0.0
-        covariance = np.cov(self.draws, rowvar=False)
-        own = covariance.trace() / seeds
-        shared = (covariance.sum() - covariance.trace()) / (seeds * (seeds - 1))
-        return max(0.0, float(self.values.var(ddof=1) - (own - shared))) / seeds
+        return seed_variance(self.values, np.cov(self.draws, rowvar=False))
 
     def minus(self, other: Draws) -> Draws:
         """Return the difference, seed by seed."""
@@ -136,6 +128,20 @@ class Draws:
                 f"{len(other.values)}."
             )
         return Draws(self.values - other.values, self.draws - other.draws)
+
+
+def seed_variance(
+    values: Float64[np.ndarray, "seeds"], covariance: Float64[np.ndarray, "seeds seeds"]
+) -> float:
+    """Return the variance that the choice of two or more seeds gives to the mean of their scores.
+
+    The seeds' scores differ by chance of the clips as well. How they vary over other clips is in
+    `covariance`: what they do not share of it is that part, and is taken off.
+    """
+    seeds = len(values)
+    own = covariance.trace() / seeds
+    shared = (covariance.sum() - covariance.trace()) / (seeds * (seeds - 1))
+    return max(0.0, float(values.var(ddof=1) - (own - shared))) / seeds
 
 
 def no_interval(value: float, clusters: int, unit: Unit) -> str:

@@ -16,12 +16,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Num
+from jaxtyping import Bool, Float64, Num
 
 from nver.errors import EvaluationError
 from nver.metrics import Margins, Metric, margins
 from nver.significance.bootstrap import check_paired
-from nver.significance.resampling import Score, kinds_of
+from nver.significance.resampling import Score, hits_and_weights, kinds_of
 
 _CELLS = 4_000_000  # numbers held at once: 32 MB
 _BITS = 60  # more clusters have more ways than fit into an integer
@@ -117,9 +117,8 @@ def permutation_test(
     observed = float(score(rows.sum(axis=0, keepdims=True))[0])
     if math.isnan(observed):
         return PermutationTest(observed, math.nan, 0, exact=False, discordant=len(rows))
-    exact = len(rows) < _BITS and 2 ** len(rows) <= n + 1
-    sums = _all_sums(rows) if exact else _random_sums(rows, n, np.random.default_rng(seed))
-    found = np.concatenate([np.abs(score(part)) for part in sums])
+    parts, exact = _sums(rows, n, np.random.default_rng(seed))
+    found = np.concatenate([np.abs(score(part)) for part in parts])
     extreme = int((found >= abs(observed) - _ROUNDING).sum())
     if exact:
         return PermutationTest(observed, extreme / len(found), len(found), True, len(rows))
@@ -194,6 +193,23 @@ def _seeded(counts: np.ndarray) -> np.ndarray:
     return counts.reshape(len(counts), -1, *counts.shape[-2:])
 
 
+def signed_sums(
+    rows: Float64[np.ndarray, "clusters columns"], n: int, rng: np.random.Generator
+) -> tuple[Float64[np.ndarray, "ways columns"], bool]:
+    """Return the sums of the rows with their signs turned in all ways, or in `n` random ones.
+
+    All where they are no more than ``n + 1``; the second result says so.
+    """
+    parts, exact = _sums(rows, n, rng)
+    return np.concatenate(list(parts)), exact
+
+
+def _sums(rows: np.ndarray, n: int, rng: np.random.Generator) -> tuple[Iterator[np.ndarray], bool]:
+    if len(rows) < _BITS and 2 ** len(rows) <= n + 1:
+        return _all_sums(rows), True
+    return _random_sums(rows, n, rng), False
+
+
 def _all_sums(rows: np.ndarray) -> Iterator[np.ndarray]:
     """Yield the signed sums of the rows, for every choice of signs."""
     ways = 2 ** len(rows)
@@ -221,11 +237,9 @@ def _linear(first: np.ndarray, second: np.ndarray, metric: Metric) -> tuple[np.n
 
     A score that is linear in the hits needs no more, since swaps leave the truth as it is.
     """
-    one, other = margins(first), margins(second)
-    classes = first.shape[-1]
-    true = np.broadcast_to(one.true[:, 0].sum(axis=0), (classes, classes))
-    weights = metric.function(Margins(np.eye(classes), true, np.zeros((classes, classes))))
-    hits = (one.hits - other.hits).mean(axis=1)
+    one, weights = hits_and_weights(first, metric)
+    other, _ = hits_and_weights(second, metric)
+    hits = (one - other).mean(axis=1)
     return (hits @ weights)[:, None], lambda sums: sums[:, 0]
 
 

@@ -67,6 +67,19 @@ def _linear(found: Margins, metric: Metric) -> tuple[np.ndarray, Score]:
     return rows, score
 
 
+def hits_and_weights(
+    counts: Num[np.ndarray, "clusters *seeds classes classes"], metric: Metric
+) -> tuple[Float64[np.ndarray, "clusters repetitions classes"], Float64[np.ndarray, "classes"]]:
+    """Return what a metric that is linear in the hits is made of: score = sum of hits @ weights.
+
+    The truth must be the same in every seed.
+    """
+    classes = counts.shape[-1]
+    found = margins(counts.reshape(len(counts), -1, classes, classes))
+    true = np.broadcast_to(found.true[:, 0].sum(axis=0), (classes, classes))
+    return found.hits, metric.function(Margins(np.eye(classes), true, np.zeros((classes, classes))))
+
+
 def kinds_of(
     rows: Num[np.ndarray, "clusters columns"],
 ) -> tuple[

@@ -17,7 +17,7 @@ COMPARISONS = {
     "metric": "uar",
     "method": "permutation test over speakers",
     "alpha": 0.05,
-    "correction": "Holm",
+    "correction": "step-down max-T",
     "reference": {"name": "mata", "encoders": ["spectral", "prosodic"]},
     "pairs": [
         {"name": "concat-lda", "encoders": ["spectral", "prosodic"], "distinguishable": False},
@@ -51,7 +51,10 @@ def test_the_caption_says_protocol_chance_intervals_and_marks(record):
     assert "Protocol: speaker-independent, 2 folds. The scores hold for new speakers" in told
     assert f"{record.run['leakage']['verdict']} Chance: UAR 33.3 %." in told
     assert "In brackets 95 % intervals from a bootstrap" in told
-    assert "\u2020 not distinguishable from the best (Holm-corrected; permutation test" in told
+    assert (
+        "\u2020 not distinguishable from the best (correction: step-down max-T; permutation test"
+        in told
+    )
     assert "* linear baseline." in told
     assert "\u2021 transductive" in told
 

@@ -75,7 +75,7 @@ def test_differences_are_signed_from_the_best(full):
                 "low": 0.01,
                 "high": 0.11,
                 "p": 0.0004,
-                "p_holm": 0.0312,
+                "p_corrected": 0.0312,
                 "effect": 0.7,
                 "effect_name": "d",
                 "distinguishable": True,
@@ -86,7 +86,7 @@ def test_differences_are_signed_from_the_best(full):
     record = full(change)
     (pair,) = pairs(record, comparisons(record.scores))
     assert (pair.difference, pair.interval) == (f"{MINUS}6.0", f"{MINUS}11.0 to {MINUS}1.0")
-    assert (pair.effect, pair.p, pair.p_holm, pair.mcnemar) == (
+    assert (pair.effect, pair.p, pair.p_corrected, pair.mcnemar) == (
         f"{MINUS}0.70",
         "< .001",
         ".031",
@@ -105,7 +105,7 @@ def test_the_summary_speaks_of_the_paired_test_where_there_is_one(full):
 def test_a_small_p_whose_interval_holds_zero_is_no_difference(full):
     def change(scores, run):
         for pair in scores["comparisons"]["pairs"]:
-            pair |= {"p_holm": 0.012, "low": -0.01, "distinguishable": False}
+            pair |= {"p_corrected": 0.012, "low": -0.01, "distinguishable": False}
 
     told = {point.topic: point.text for point in summarise(full(change))}["Fusion"]
     assert "finds a difference (corrected p .012), but its interval" in told

@@ -14,10 +14,16 @@ import pytest
 from bench.simulated_corpora import counts, true_uar
 
 from nver.metrics import METRICS
-from nver.significance import cluster_bootstrap, paired_difference, permutation_test
+from nver.significance import (
+    cluster_bootstrap,
+    confidence_set,
+    paired_difference,
+    permutation_test,
+)
 
 UAR = METRICS["uar"]
 CORPORA = 500
+TABLES = 200
 
 
 def within(share, low, high, corpora=CORPORA):
@@ -67,3 +73,29 @@ def test_without_the_seeds_variance_lucky_trainings_look_like_better_systems():
     alone, both = found / 200
     assert alone > 0.15
     assert within(both, 0.0, 0.06, corpora=200)
+
+
+@pytest.mark.parametrize(("speakers", "systems"), [(10, 4), (20, 8)])
+def test_a_table_of_equals_rarely_marks_one_as_worse_than_its_best(speakers, systems):
+    assert within(marked(speakers, systems, 1, 0.0), 0.02, 0.06, TABLES)
+
+
+def test_nor_do_lucky_trainings_where_there_are_several():
+    assert within(marked(40, 8, 3, 0.1), 0.0, 0.05, TABLES)
+
+
+def marked(speakers, systems, seeds, luck):
+    """Return how often a system of a table of equals is told from the one that came out best."""
+    rng, found = np.random.default_rng(3), 0
+    for seed in range(TABLES):
+        tables = list(counts(rng, speakers, 6, seeds, luck, systems=systems))
+        scores = [float(UAR(table.sum(axis=0)).mean()) for table in tables]
+        all_of_them = np.ones(systems, dtype=bool)
+        best = int(np.argmax(scores))
+        found += bool(
+            (
+                confidence_set(tables, UAR, reference=best, rivals=all_of_them, n=299, seed=seed).p
+                <= 0.05
+            ).any()
+        )
+    return found / TABLES
