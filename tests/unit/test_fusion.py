@@ -17,7 +17,6 @@ from nver.fusion import (
     attention_core,
     build_fusion,
     coupling,
-    residual,
 )
 from nver.fusion.attending import DROPOUT, SelfAttention
 from nver.fusion.attention_core import HEADS
@@ -135,16 +134,19 @@ def _torchs_attention(mine):
     return theirs
 
 
+def _by_token(out, layer):
+    """Return [tokens, clips, width] from a clip's tokens side by side."""
+    return out.unflatten(-1, (len(layer.counts), -1)).transpose(-3, -2)
+
+
 @pytest.fixture(params=["compiled", "torch"])
 def sums(request, monkeypatch):
     """Run with the compiled loops and without."""
     if request.param == "compiled":
         pytest.importorskip("numba")
         assert attention_core.loops_work(F64)
-        assert residual.loops_work(F64)
     else:
         monkeypatch.setattr(attention_core, "loops_work", lambda _: False)
-        monkeypatch.setattr(residual, "loops_work", lambda _: False)
 
 
 @pytest.mark.usefixtures("sums")
@@ -158,12 +160,12 @@ def test_the_attention_is_torchs_and_so_are_its_gradients(copies):
     attended = theirs(tokens_first, tokens_first, tokens_first, need_weights=False)[0]
     expected = mine.norm(tokens_first + attended).transpose(0, 1)
     found = mine(x)
-    counted = found / mine.counts[:, None, None]
+    counted = _by_token(found, mine) / mine.counts[:, None, None]
     torch.testing.assert_close(counted[list(copies)], expected, atol=1e-12, rtol=1e-10)
-    upstream = _random(*found.shape, seed=1)
+    upstream = _random(*x.shape, seed=1)
     outer = [mine.outer.weight, mine.inner.bias, mine.inner.weight]
     outside = [theirs.out_proj.weight, theirs.in_proj_bias, theirs.in_proj_weight]
-    got = torch.autograd.grad(found, [x, *outer], upstream)
+    got = torch.autograd.grad(_by_token(found, mine), [x, *outer], upstream)
     wanted = torch.autograd.grad(expected, [x, *outside], upstream[list(copies)])
     for a, b in zip(got, wanted, strict=True):
         torch.testing.assert_close(a, b, atol=1e-11, rtol=1e-9)
@@ -194,15 +196,15 @@ def test_images_are_attended_to_as_tokens_of_their_own(encoders):
     with seeded(0):
         layer = SelfAttention(16, token_copies(encoders)).double()
     latents = [_random(5, 16, seed=s).requires_grad_() for s in range(encoders)]
-    moved = Mapped()
-    for seed, (i, j) in enumerate(permutations(range(encoders), 2)):
-        moved.maps[i, j] = _random(5, 5, seed=10 + seed).requires_grad_()
-        moved[i, j] = moved.maps[i, j] @ latents[j]
-    upstream = _random(encoders**2, 5, 16, seed=3)
+    pairs = enumerate(permutations(range(encoders), 2))
+    maps = {pair: _random(5, 5, seed=10 + seed).requires_grad_() for seed, pair in pairs}
+    moved = Mapped(latents, maps)
+    upstream = _random(5, encoders**2 * 16, seed=3)
     found = []
-    for images in ([], token_images(encoders, moved.maps)):
-        out = layer(distinct_tokens(latents, moved), None, images)
-        inputs = [*latents, *moved.maps.values(), *layer.parameters()]
+    for images in ([], token_images(encoders, maps)):
+        own = torch.stack(latents) if images else distinct_tokens(latents, moved)
+        out = layer(own, None, images)
+        inputs = [*latents, *maps.values(), *layer.parameters()]
         found.append((out, *torch.autograd.grad(out, inputs, upstream, retain_graph=True)))
     for a, b in zip(*found, strict=True):
         torch.testing.assert_close(a, b, atol=1e-11, rtol=1e-9)

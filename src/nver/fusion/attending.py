@@ -16,8 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nver.fusion.attention_core import HEADS, Drop, attend
-from nver.fusion.residual import add_and_norm
+from nver.fusion.attention_core import HEADS, Drop, Known, attend
 from nver.heads import Batch, LayerNorm, Linear, Random
 from nver.heads.layers import LEVELS
 
@@ -31,13 +30,12 @@ class Image(NamedTuple):
 
     Parameters
     ----------
-    token, source : int
-        Their numbers among the distinct tokens; images come last.
+    source : int
+        The number of the other, which is no image itself.
     map : [*members, clips, clips]
-        T, where x[token] = T x[source].
+        T, where the image is T x[source].
     """
 
-    token: int
     source: int
     map: Tensor
 
@@ -78,14 +76,14 @@ class SelfAttention(Random):
 
     def forward(
         self,
-        x: Float[Tensor, "*members distinct clips width"],
+        x: Float[Tensor, "*members own clips width"],
         batch: Batch | None = None,
         images: Sequence[Image] = (),
-    ) -> Float[Tensor, "*members distinct clips width"]:
+    ) -> Float[Tensor, "*members clips columns"]:
         """Return LayerNorm(x + attention(x)) of the distinct tokens, each times its count.
 
-        `images` says which of the distinct tokens are images of others; it saves time and changes
-        nothing beyond rounding.
+        A clip's tokens lie side by side: those of x, then the images. Images may be given in x as
+        well; telling them apart saves time and changes nothing beyond rounding.
         """
         single = x.dim() == 3
         layers = (self.inner, self.outer, self.norm)
@@ -93,10 +91,9 @@ class SelfAttention(Random):
         maps = [image.map for image in images]
         if single:
             parts, maps = ([part.unsqueeze(0) for part in some] for some in (parts, maps))
-        rows, norm = parts[0], parts[5:]
-        moves = [(image.token, image.source) for image in images]
-        joined = attend(rows, parts[1:5], self.counts.log(), self.drop(batch), moves, maps)
-        out = add_and_norm(rows, joined, self.counts, *norm)
+        sources = [image.source for image in images]
+        known = Known(self.counts.to(x.dtype), self.drop(batch), sources)
+        out = attend(parts[0], parts[1:], known, maps)
         return out.squeeze(0) if single else out
 
     def drop(self, batch: Batch | None) -> Drop | None:

@@ -11,7 +11,6 @@ from torch import Tensor
 from nver.fusion.attending import SelfAttention
 from nver.fusion.base import Fusion, FusionShape
 from nver.fusion.coupling import Latents, Moved
-from nver.fusion.tokens import side_by_side
 from nver.heads import Batch, Classifier
 
 
@@ -33,5 +32,5 @@ class Attention(Fusion):
     ) -> Float[Tensor, "*members clips classes"]:
         """Return the logits of the N attended tokens."""
         attended = self.attention(torch.stack(tuple(latents), dim=-3), batch)
-        logits: Tensor = self.classifier(side_by_side(attended), batch)
+        logits: Tensor = self.classifier(attended, batch)
         return logits

@@ -1,9 +1,11 @@
-"""The sums of attention among few tokens, forward and back, for one network or a stack.
+"""Attention among few tokens, its residual and LayerNorm, forward and back, for stacked networks.
 
 Among four tokens attention is a product of 4 x 15 by 15 x 4 numbers per clip and head: too small
 for a matrix product each. Here clips are the innermost axis, so that all of it is elementwise over
-contiguous rows, and only the projections are matrix products. On a CPU one compiled loop (`loops`)
-does it each way; torch operations do it elsewhere and where numba is missing.
+contiguous rows, and only the projections are matrix products. On a CPU compiled loops (`loops`) do
+it each way; torch operations do it elsewhere and where numba is missing.
+
+All is one operation for torch: with some thirty small ones, their dispatch would cost as much.
 """
 
 from __future__ import annotations
@@ -17,11 +19,11 @@ import torch
 from jaxtyping import Float, Int16
 from torch import Tensor
 
-from nver.fusion import loops
+from nver.fusion import loops, residual
 from nver.heads.loops import run
 
 HEADS = 8
-FIRST_MAP = 6
+FIRST_MAP = 8
 """Place of the first map among the arguments of `_Attend`."""
 
 
@@ -53,162 +55,190 @@ class Drop(NamedTuple):
         return count.mul_(self.shares.unsqueeze(-1).to(like.dtype))
 
 
+class Known(NamedTuple):
+    """What is no parameter of the network.
+
+    Parameters
+    ----------
+    counts : float [tokens]
+        How many copies each token stands for.
+    drop : Drop, optional
+        Dropout of the attention weights.
+    sources : sequence of int
+        Of which token each image is one.
+    """
+
+    counts: Float[Tensor, " tokens"]
+    drop: Drop | None
+    sources: Sequence[int]
+
+
 @final
 class _Attend(torch.autograd.Function):
-    """Projections and attention of x [members, tokens, clips, width].
+    """Tokens x [members, own, clips, width] and their images: all attend, all are normalised.
 
-    Tokens named in `moves` are images of others: (token, its source, T [members, clips, clips])
-    says that x[:, token] = T x[:, source]. Their projections are the images of the source's, which
-    costs a quarter of projecting them; they come after all tokens that are no images.
+    An image of token s is T x[:, s], T [members, clips, clips]. Its projections are the images of
+    those of s, which costs a quarter of projecting it.
 
     Inside, an axis order of (members, heads, width of a head, tokens, clips) is kept throughout.
     """
 
     @staticmethod
-    def forward(
+    def forward(  # noqa: PLR0913 - torch wants every tensor as an argument of its own
         ctx: Any,
         x: Tensor,
         w_in: Tensor,
         b_in: Tensor,
         w_out: Tensor,
         b_out: Tensor,
-        given: tuple[Tensor, Drop | None, Sequence[tuple[int, int]]],
+        scale: Tensor,
+        shift: Tensor,
+        known: Known,
         *maps: Tensor,
     ) -> Tensor:
-        log_counts, drop, moves = given
-        members, tokens, clips, width = x.shape
-        own = tokens - len(moves)
-        rows = x[:, :own].reshape(members, own * clips, width)
-        projected = x.new_empty(members, 3 * width, tokens * clips)
-        torch.bmm(w_in, rows.mT, out=projected[:, :, : own * clips])
-        places = projected.view(members, 3 * width, tokens, clips)
-        for (token, source), image in zip(moves, maps, strict=True):
-            torch.bmm(places[:, :, source], image.mT, out=places[:, :, token])
-        split = projected.view(members, 3, HEADS, width // HEADS, tokens, clips)
+        members, own, clips, width = x.shape
+        rows = x.view(members, own * clips, width)
+        projected = torch.bmm(w_in, rows.mT)
+        moved = x.new_empty(len(maps), members, 3 * width, clips)
+        images = x.new_empty(len(maps), members, clips, width)
+        for k, (source, image) in enumerate(zip(known.sources, maps, strict=True)):
+            part = projected[:, :, source * clips : (source + 1) * clips]
+            torch.bmm(part, image.mT, out=moved[k])
+            torch.bmm(image, x[:, source], out=images[k])
         ctx.compiled = x.device.type == "cpu" and loops_work(x.dtype)
         attend_all = _attend_compiled if ctx.compiled else _attend_torch
-        seen, weights, survivors = attend_all(split, b_in, log_counts, drop)
-        columns = seen.view(members, width, tokens * clips)
-        ctx.moves = moves
-        ctx.save_for_backward(rows, w_in, b_in, w_out, split, weights, survivors, columns, *maps)
-        return torch.baddbmm(b_out.unsqueeze(1), columns.mT, w_out.mT)
+        split, seen, weights, kept = attend_all(projected, moved, b_in, known)
+        joined = torch.bmm(seen.mT, w_out.mT).view(members, own + len(maps), clips, width)
+        norm = residual.compiled if ctx.compiled else residual.plain
+        out, normed, deviations = norm((x, images), joined, b_out, scale, shift, known.counts)
+        ctx.known = known
+        used = (w_in, b_in, w_out, scale)
+        ctx.save_for_backward(x, *used, split, seen, weights, kept, normed, deviations, *maps)
+        return out
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        rows, w_in, b_in, w_out, split, weights, survivors, columns, *maps = ctx.saved_tensors
-        members, _, heads, depth, tokens, clips = split.shape
-        d_seen = torch.bmm(w_out.mT, gradient.mT).view(members, heads, depth, tokens, clips)
+        x, w_in, b_in, w_out, scale, split, seen, weights, kept, normed, deviations, *maps = (
+            ctx.saved_tensors
+        )
+        members, own, clips, width = x.shape
+        norm_back = residual.compiled_back if ctx.compiled else residual.plain_back
+        given = (gradient.contiguous(), ctx.known.counts, scale, normed, deviations)
+        d_tokens, d_scale, d_shift, d_b_out = norm_back(*given)
+        d_joined = d_tokens.view(members, -1, width)
+        d_w_out = torch.bmm(d_joined.mT, seen.mT)
+        d_seen = torch.bmm(w_out.mT, d_joined.mT)
         back = _back_compiled if ctx.compiled else _back_torch
-        d_projected, d_b_in = back(d_seen, split, weights, survivors)
-        d_maps = _follow(ctx, d_projected, split, b_in, maps)
-        d_own = d_projected[:, :, : rows.shape[1]]
-        d_x = rows.new_zeros(members, tokens * clips, rows.shape[2])
-        torch.bmm(d_own.mT, w_in, out=d_x[:, : rows.shape[1]])
-        d_w_in = torch.bmm(d_own, rows)
-        d_w_out, d_b_out = torch.bmm(gradient.mT, columns.mT), gradient.sum(1)
-        return d_x.view(members, tokens, clips, -1), d_w_in, d_b_in, d_w_out, d_b_out, None, *d_maps
+        d_projected, d_b_in = back(d_seen, split, weights, kept)
+        d_own, rows = d_projected[:, :, : own * clips], d_joined[:, : own * clips]
+        d_maps: list[Tensor | None] = [None] * len(maps)
+        for k, (source, image) in enumerate(zip(ctx.known.sources, maps, strict=True)):
+            at, place = (slice(token * clips, (token + 1) * clips) for token in (source, own + k))
+            if ctx.needs_input_grad[FIRST_MAP + k]:
+                before = split[:, :, at] - b_in.unsqueeze(-1)
+                d_map = torch.bmm(d_projected[:, :, place].mT, before)
+                d_maps[k] = d_map.baddbmm_(d_joined[:, place], x[:, source].mT)
+            # Two operations: a product into a part of an array is done member by member.
+            d_own[:, :, at].add_(torch.bmm(d_projected[:, :, place], image))
+            rows[:, at].add_(torch.bmm(image.mT, d_joined[:, place]))
+        d_w_in = torch.bmm(d_own, x.view(members, own * clips, width))
+        d_x = torch.baddbmm(rows, d_own.mT, w_in).view(x.shape)
+        return d_x, d_w_in, d_b_in, d_w_out, d_b_out, d_scale, d_shift, None, *d_maps
 
 
 def _attend_compiled(
-    split: Tensor, shift: Tensor, log_counts: Tensor, drop: Drop | None
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    members, _, heads, depth, tokens, clips = split.shape
-    weights = split.new_empty(members, heads, tokens, tokens * clips)
-    survivors = None if drop is None else torch.empty_like(weights)
+    projected: Tensor, moved: Tensor, b_in: Tensor, known: Known
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    members, width, tokens = len(b_in), b_in.shape[1] // 3, len(known.counts)
+    clips, depth = projected.shape[2] // (tokens - len(moved)), width // HEADS
+    split = projected.new_empty(members, 3, HEADS, depth, tokens * clips)
+    weights = split.new_empty(members, HEADS, tokens, tokens * clips)
+    kept, drop = weights, known.drop
     if drop is None:
         none = torch.empty(0, dtype=torch.int16)
-        drop = Drop(none.view(0, 0, 0), none.view(0, 0), log_counts)
-    seen = split.new_empty(members, heads, depth, tokens * clips)
-    projected, shift = split.flatten(-2), shift.contiguous().view(members, 3, heads, depth)
-    made = (weights, weights[:0] if survivors is None else survivors, seen)
-    given = (projected, shift, log_counts, drop.bits, drop.levels, drop.shares, *made)
+        drop = Drop(none.view(0, 0, 0), none.view(0, 0), known.counts)
+    else:
+        kept = torch.empty_like(weights)
+    seen = split.new_empty(members, HEADS, depth, tokens * clips)
+    own = projected.view(*split.shape[:4], -1)
+    images = moved.view(len(moved), *split.shape[:4], clips)
+    shift = b_in.contiguous().view(split.shape[:4])
+    given = (own, images, shift, known.counts, *drop, split, weights, kept, seen)
     loops.attend(*(part.numpy() for part in given))
-    return seen, weights, survivors
+    return split.flatten(1, 3), seen.flatten(1, 2), weights, kept
 
 
 def _back_compiled(
-    d_seen: Tensor, split: Tensor, weights: Tensor, survivors: Tensor | None
+    d_seen: Tensor, split: Tensor, weights: Tensor, kept: Tensor
 ) -> tuple[Tensor, Tensor]:
-    d_projected = torch.empty_like(split).flatten(-2)
-    d_shift = d_projected.new_empty(d_projected.shape[:-1])
-    kept = weights[:0] if survivors is None else survivors
-    given = (d_seen.flatten(-2), split.flatten(-2), weights, kept, d_projected, d_shift)
-    loops.attend_back(*(part.numpy() for part in given))
-    return d_projected.flatten(1, 3), d_shift.flatten(1)
+    members, rows, columns = split.shape
+    shape = (members, 3, HEADS, rows // (3 * HEADS), columns)
+    d_projected, d_shift = torch.empty_like(split), split.new_empty(shape[:4])
+    given = (d_seen.view(members, *shape[2:]), split.view(shape), weights, kept)
+    made = (d_projected.view(shape), d_shift)
+    loops.attend_back(*(part.numpy() for part in (*given, *made)))
+    return d_projected, d_shift.flatten(1)
 
 
 def _attend_torch(
-    split: Tensor, shift: Tensor, log_counts: Tensor, drop: Drop | None
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    split += shift.view(*split.shape[:4], 1, 1)
+    projected: Tensor, moved: Tensor, b_in: Tensor, known: Known
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    whole = torch.cat([projected, *moved], dim=2).add_(b_in.unsqueeze(-1))
+    split = _by_heads(whole, len(known.counts), 3)
     scores = _products(split[:, 0], split[:, 1]).mul_(1 / math.sqrt(split.shape[3]))
-    weights = torch.softmax(scores.add_(log_counts.to(scores.dtype).unsqueeze(-1)), dim=-2)
-    survivors = None if drop is None else drop.factors(weights)
-    kept = weights if survivors is None else weights * survivors
-    return _mix(kept, split[:, 2]), weights, survivors
+    scores.add_(known.counts.to(scores.dtype).log().unsqueeze(-1))
+    weights = torch.softmax(scores, dim=-2)
+    kept = weights if known.drop is None else weights * known.drop.factors(weights)
+    seen = _mix(kept, split[:, 2])
+    return whole, seen.flatten(1, 2).flatten(2), weights, kept
 
 
 def _back_torch(
-    d_seen: Tensor, split: Tensor, weights: Tensor, survivors: Tensor | None
+    d_seen: Tensor, split: Tensor, weights: Tensor, kept: Tensor
 ) -> tuple[Tensor, Tensor]:
-    kept = weights if survivors is None else weights * survivors
-    d_kept = _products(d_seen, split[:, 2]).mul_(kept)
-    d_scores = d_kept.addcmul_(weights, d_kept.sum(-2, keepdim=True), value=-1)
-    d_scores.mul_(1 / math.sqrt(split.shape[3]))
+    tokens = weights.shape[2]
+    queries, keys, values = _by_heads(split, tokens, 3).unbind(1)
+    given = _by_heads(d_seen, tokens, 1).squeeze(1)
+    d_scores = _products(given, values).mul_(kept)
+    d_scores.addcmul_(weights, d_scores.sum(-2, keepdim=True), value=-1)
+    d_scores.mul_(1 / math.sqrt(queries.shape[2]))
     parts = (
-        _mix(d_scores, split[:, 1]),
-        _mix(d_scores.transpose(2, 3), split[:, 0]),
-        _mix(kept.transpose(2, 3), d_seen),
+        _mix(d_scores, keys),
+        _mix(d_scores.transpose(2, 3), queries),
+        _mix(kept.transpose(2, 3), given),
     )
-    d_projected = torch.stack(parts, dim=1).flatten(-2).flatten(1, 3)
+    d_projected = torch.stack(parts, dim=1).view(split.shape)
     return d_projected, d_projected.sum(-1)
 
 
-def _follow(
-    ctx: Any, d_projected: Tensor, split: Tensor, b_in: Tensor, maps: Sequence[Tensor]
-) -> list[Tensor | None]:
-    """Pass the gradients of images on to their sources, in place; return those of the maps."""
-    places = d_projected.view(*d_projected.shape[:2], -1, split.shape[-1])
-    values = split.view(places.shape)
-    d_maps: list[Tensor | None] = []
-    for number, ((token, source), image) in enumerate(zip(ctx.moves, maps, strict=True)):
-        d_image = places[:, :, token]
-        wanted = ctx.needs_input_grad[FIRST_MAP + number]
-        before = values[:, :, source] - b_in.unsqueeze(-1) if wanted else None
-        d_maps.append(None if before is None else torch.bmm(d_image.mT, before))
-        places[:, :, source].baddbmm_(d_image, image)
-    return d_maps
+def _by_heads(rows: Tensor, tokens: int, parts: int) -> Tensor:
+    """Return [members, parts, heads, depth, tokens, clips]."""
+    members, count, columns = rows.shape
+    depth = count // (parts * HEADS)
+    return rows.view(members, parts, HEADS, depth, tokens, columns // tokens)
 
 
 def attend(
-    x: Float[Tensor, "members tokens clips width"],
+    x: Float[Tensor, "members own clips width"],
     layers: Sequence[Tensor],
-    log_counts: Float[Tensor, " tokens"],
-    drop: Drop | None,
-    moves: Sequence[tuple[int, int]],
+    known: Known,
     maps: Sequence[Float[Tensor, "members clips clips"]],
-) -> Float[Tensor, "members rows width"]:
-    """Return what every token sees, projected; rows are tokens times clips.
+) -> Float[Tensor, "members clips columns"]:
+    """Return the tokens of each clip side by side: LayerNorm(x + attention(x)), times its count.
 
     Parameters
     ----------
-    x : float [members, tokens, clips, width]
-        The distinct tokens.
+    x : float [members, own, clips, width]
+        The tokens that are no images.
     layers : sequence of tensor
-        Weight and bias of the projections [members, 3 width, width], [members, 3 width] and of the
-        last layer [members, width, width], [members, width].
-    log_counts : float [tokens]
-        Logarithm of how many copies each of them stands for as a key.
-    drop : Drop, optional
-        Dropout of the attention weights.
-    moves : sequence of (int, int)
-        Tokens that are images of others, and these.
+        Weight and bias of the projections [members, 3 width, width], [members, 3 width], of the
+        last layer [members, width, width], [members, width], and of the LayerNorm [members, width].
+    known : Known
     maps : sequence of float [members, clips, clips]
-        T of each of them, with x[:, token] = T x[:, source].
+        T of each image.
     """
-    given = (log_counts.to(x.dtype), drop, moves)
-    seen: Tensor = _Attend.apply(x, *layers, given, *maps)  # type: ignore[no-untyped-call]
-    return seen
+    out: Tensor = _Attend.apply(x.contiguous(), *layers, known, *maps)  # type: ignore[no-untyped-call]
+    return out
 
 
 def _products(a: Tensor, b: Tensor) -> Tensor:
@@ -235,10 +265,13 @@ def loops_work(dtype: torch.dtype) -> bool:
     """Return whether the compiled loops run here."""
 
     def once() -> None:
-        split = torch.ones(1, 3, 1, 1, 1, 1, dtype=dtype)
-        bits = torch.zeros(1, 1, 1, dtype=torch.int16)
-        drop = Drop(bits, bits[0], split.flatten())
-        seen, weights, survivors = _attend_compiled(split, split.view(1, 3), split.flatten(), drop)
-        _back_compiled(seen.unsqueeze(-1), split, weights, survivors)
+        x = torch.ones(1, 1, 1, HEADS, dtype=dtype)
+        flat, wide = x[0, 0], x.new_ones(1, 3 * HEADS)
+        drop = Drop(flat.view(1, 1, -1).short(), flat[:, :1].short(), flat[0, :1])
+        known, none = Known(flat[0, :1], drop, ()), x[:0]
+        split, seen, *rest = _attend_compiled(wide.unsqueeze(2), x.new_ones(0, 1, 1), wide, known)
+        _back_compiled(seen, split, *rest)
+        out, *kept = residual.compiled((x, none), x.clone(), flat, flat, flat, known.counts)
+        residual.compiled_back(out, known.counts, flat, *kept)
 
     return run("Attention", once)

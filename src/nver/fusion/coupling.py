@@ -15,7 +15,7 @@ and what they give for a clip is a function of this clip and the model alone.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import combinations
@@ -33,18 +33,29 @@ Latents = Sequence[Float[Tensor, "*members clips width"]]
 Moved = Mapping[tuple[int, int], Float[Tensor, "*members clips width"]]
 
 
-class Mapped(dict[tuple[int, int], Tensor]):
-    """What a coupling moved, and by which matrices where one matrix moves a whole batch.
+@final
+class Mapped(Mapping[tuple[int, int], Tensor]):
+    """What one matrix moves for a whole batch: computed where it is asked for.
 
-    Attributes
+    Parameters
     ----------
+    latents : sequence of float [*members, clips, width]
     maps : mapping of (int, int) to float [*members, clips, clips]
         T with x_{j->i} = T x_j, under (i, j).
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.maps: dict[tuple[int, int], Tensor] = {}
+    def __init__(self, latents: Latents, maps: Mapping[tuple[int, int], Tensor]) -> None:
+        self.latents = latents
+        self.maps = maps
+
+    def __getitem__(self, pair: tuple[int, int]) -> Tensor:
+        return self.maps[pair] @ self.latents[pair[1]]
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return iter(self.maps)
+
+    def __len__(self) -> int:
+        return len(self.maps)
 
 
 CLIPS_AT_ONCE = 256
@@ -112,14 +123,16 @@ class BatchCoupling(Coupling):
 
     def move(self, latents: Latents) -> Moved:
         """Return the barycentric maps between all pairs of encoders."""
-        moved = Mapped()
+        maps = {}
         for i, j in combinations(range(len(latents)), 2):
             plan = self._solve(latents[i], latents[j])
-            moved.maps[i, j] = plan.plan / _divisors(plan.source).unsqueeze(-1)
-            moved.maps[j, i] = plan.plan.mT / _divisors(plan.target).unsqueeze(-1)
-        for (i, j), image in moved.maps.items():
-            moved[i, j] = image @ latents[j]
-        return moved
+            if self.present is None:  # then all weights are alike
+                maps[i, j] = plan.plan * plan.plan.shape[-1]
+                maps[j, i] = maps[i, j].mT
+                continue
+            maps[i, j] = plan.plan / _divisors(plan.source).unsqueeze(-1)
+            maps[j, i] = plan.plan.mT / _divisors(plan.target).unsqueeze(-1)
+        return Mapped(latents, maps)
 
     def _solve(self, x: Tensor, y: Tensor) -> TransportPlan:
         if not self.settings.plan_gradient:

@@ -55,12 +55,17 @@ def _sums(rows, out):
 
 @compiled
 @no_type_check
-def _shift(rows, by):
-    """Add a number to each row."""
-    for d in range(rows.shape[0]):
-        more = by[d]
-        for x in range(rows.shape[1]):
-            rows[d, x] += more
+def _side_by_side(own, images, by, out):
+    """Set rows of out to those of `own`, then of each image, plus a number each."""
+    n, clips = own.shape[1], images.shape[2]
+    for d in range(out.shape[0]):
+        more, row, first = by[d], own[d], out[d, :n]
+        for x in range(n):
+            first[x] = row[x] + more
+        for k in range(images.shape[0]):
+            image, later = images[k, d], out[d, n + k * clips : n + (k + 1) * clips]
+            for x in range(clips):
+                later[x] = image[x] + more
 
 
 @compiled
@@ -142,18 +147,16 @@ def _by_key(values, clips, out):
 
 @compiled
 @no_type_check
-def _softmax(scores, scale, shift, total, weights):
-    """Set weights[r, x] to the softmax over r of scale * scores[r, x] + shift[r, x]."""
+def _softmax(scores, scale, counts, total, weights):
+    """Set weights[r, x] to the softmax over r of scale * scores[r, x], counts[r, x] of each."""
     tokens, n = scores.shape
     total[:] = -np.inf
     for r in range(tokens):
         for x in range(n):
-            scores[r, x] = scores[r, x] * scale + shift[r, x]
-        for x in range(n):
             total[x] = scores[r, x] if scores[r, x] > total[x] else total[x]
     for r in range(tokens):
         for x in range(n):
-            weights[r, x] = exp(scores[r, x] - total[x])
+            weights[r, x] = counts[r, x] * exp((scores[r, x] - total[x]) * scale)
     _sums(weights, total)
     for x in range(n):
         total[x] = 1 / total[x]
@@ -164,102 +167,110 @@ def _softmax(scores, scale, shift, total, weights):
 
 @compiled
 @no_type_check
-def _surviving(bits, first, levels, shares, clips, out):
-    """Set out[r, x] to the surviving share of key j; bits [clips, pairs], a head's from `first`."""
-    tokens = out.shape[0]
-    for r in range(tokens):
-        for i in range(tokens):
-            j = (i + r) % tokens
-            for c in range(clips):
-                drawn = bits[c, first + r * tokens + i]
-                count = 0
-                for level in range(levels.shape[0]):
-                    count += 1 if drawn > levels[level, j] else 0
-                out[r, i * clips + c] = count * shares[j]
+def _turn(bits, out):
+    """Set out [pairs, clips] to the transpose of bits."""
+    for c in range(bits.shape[0]):
+        for p in range(bits.shape[1]):
+            out[p, c] = bits[c, p]
 
 
 @compiled
 @no_type_check
-def _softmax_back(weights, gradient, scale, kept, total):
-    """Set kept to the gradient at the unscaled scores, from what was kept and that at it."""
+def _surviving(bits, levels, shares, out):
+    """Set out[r, i clips + c] to the surviving share of key j; bits [pairs, clips]."""
+    tokens, clips = out.shape[0], bits.shape[1]
+    for r in range(tokens):
+        for i in range(tokens):
+            j = (i + r) % tokens
+            share, drawn = shares[j], bits[r * tokens + i]
+            row = out[r, i * clips : (i + 1) * clips]
+            for c in range(clips):
+                row[c] = 0
+            for n in range(levels.shape[0]):
+                level = levels[n, j]
+                for c in range(clips):
+                    row[c] += share if drawn[c] > level else 0
+
+
+@compiled
+@no_type_check
+def _softmax_back(weights, kept, scale, gradient, total):
+    """Turn the gradient at the factors of `kept` into that at the unscaled scores."""
     tokens, n = kept.shape
-    _times(kept, gradient, kept)
-    _sums(kept, total)
+    _times(kept, gradient, gradient)
+    _sums(gradient, total)
     for r in range(tokens):
         for x in range(n):
-            kept[r, x] = (kept[r, x] - weights[r, x] * total[x]) * scale
+            gradient[r, x] = (gradient[r, x] - weights[r, x] * total[x]) * scale
 
 
 @compiled_and_kept
 @no_type_check
-def attend(projected, shift, log_counts, bits, levels, shares, weights, survivors, seen):  # noqa: PLR0913 - arrays
-    """Add `shift` to the projections, and set what every token sees.
+def attend(own, images, shift, counts, bits, levels, shares, split, weights, kept, seen):  # noqa: PLR0913 - arrays
+    """Set `split` to the shifted projections of all tokens, and `seen` to what every token sees.
 
-    Shapes, with n = tokens * clips: projected [members, 3, heads, depth, n]; shift [members, 3,
-    heads, depth]; log_counts, shares [tokens]; bits [members, clips, heads * tokens * tokens], or
-    [0, 0, 0] where nothing is dropped; levels [copies, tokens]; weights, survivors [members, heads,
-    tokens, n]; seen [members, heads, depth, n].
+    Shapes, with n = tokens * clips: own [members, 3, heads, depth, own clips], images [images,
+    members, 3, heads, depth, clips]; shift [members, 3, heads, depth]; counts, shares [tokens];
+    bits [members, clips, heads * tokens * tokens], or [0, 0, 0] where nothing is dropped; levels
+    [copies, tokens]; split [members, 3, heads, depth, n]; weights, kept (the same array where
+    nothing is dropped) [members, heads, tokens, n]; seen [members, heads, depth, n].
     """
-    members, _, heads, depth, n = projected.shape
+    members, _, heads, depth, n = split.shape
     tokens = weights.shape[2]
     clips, pairs = n // tokens, tokens * tokens
-    scale = projected.dtype.type(1 / math.sqrt(depth))
-    twice = np.empty((depth, 2 * n), projected.dtype)
-    scores = np.empty((tokens, n), projected.dtype)
+    scale = split.dtype.type(1 / math.sqrt(depth))
+    twice = np.empty((depth, 2 * n), split.dtype)
+    scores = np.empty((tokens, n), split.dtype)
     counted = np.empty_like(scores)
-    total = np.empty(n, projected.dtype)
-    _by_key(log_counts, clips, counted)
+    total = np.empty(n, split.dtype)
+    drawn = np.empty((bits.shape[2], bits.shape[1]), bits.dtype)
+    _by_key(counts, clips, counted)
     for m in range(members):
+        if bits.shape[0] > 0:
+            _turn(bits[m], drawn)
         for h in range(heads):
             for part in range(3):
-                _shift(projected[m, part, h], shift[m, part, h])
-            own = weights[m, h]
-            _twice(projected[m, 1, h], twice)
-            _products(projected[m, 0, h], twice, clips, scores)
-            _softmax(scores, scale, counted, total, own)
-            kept = own
+                _side_by_side(
+                    own[m, part, h], images[:, m, part, h], shift[m, part, h], split[m, part, h]
+                )
+            _twice(split[m, 1, h], twice)
+            _products(split[m, 0, h], twice, clips, scores)
+            _softmax(scores, scale, counted, total, weights[m, h])
             if bits.shape[0] > 0:
-                left = survivors[m, h]
-                _surviving(bits[m], h * pairs, levels, shares, clips, left)
-                _times(own, left, scores)
-                kept = scores
-            _twice(projected[m, 2, h], twice)
-            _mix(kept, twice, clips, seen[m, h])
+                _surviving(drawn[h * pairs : (h + 1) * pairs], levels, shares, scores)
+                _times(weights[m, h], scores, kept[m, h])
+            _twice(split[m, 2, h], twice)
+            _mix(kept[m, h], twice, clips, seen[m, h])
 
 
 @compiled_and_kept
 @no_type_check
-def attend_back(d_seen, projected, weights, survivors, d_projected, d_shift):
-    """Set d_projected and d_shift; shapes as in `attend`. No survivors: nothing was dropped."""
-    members, _, heads, depth, n = projected.shape
+def attend_back(d_seen, split, weights, kept, d_projected, d_shift):
+    """Set d_projected, shaped as `split`, and d_shift; shapes as in `attend`."""
+    members, _, heads, depth, n = split.shape
     tokens = weights.shape[2]
     clips = n // tokens
-    scale = projected.dtype.type(1 / math.sqrt(depth))
-    wide = np.empty((depth, 2 * n), projected.dtype)
-    wide_weights = np.empty((tokens, 2 * n), projected.dtype)
-    kept = np.empty((tokens, n), projected.dtype)
-    d_kept = np.empty_like(kept)
-    total = np.empty(n, projected.dtype)
+    scale = split.dtype.type(1 / math.sqrt(depth))
+    wide = np.empty((depth, 2 * n), split.dtype)
+    wide_weights = np.empty((tokens, 2 * n), split.dtype)
+    d_scores = np.empty((tokens, n), split.dtype)
+    total = np.empty(n, split.dtype)
     for m in range(members):
         for h in range(heads):
-            own, given = weights[m, h], d_seen[m, h]
-            if survivors.shape[0] > 0:
-                _times(own, survivors[m, h], kept)
-            else:
-                kept[:] = own
-            _twice(kept, wide_weights)
+            given, made = d_seen[m, h], d_projected[m]
+            _twice(kept[m, h], wide_weights)
             _twice(given, wide)
-            _mix_back(wide_weights, wide, clips, d_projected[m, 2, h])
-            _twice(projected[m, 2, h], wide)
-            _products(given, wide, clips, d_kept)
-            _softmax_back(own, d_kept, scale, kept, total)
-            _twice(projected[m, 1, h], wide)
-            _mix(kept, wide, clips, d_projected[m, 0, h])
-            _twice(kept, wide_weights)
-            _twice(projected[m, 0, h], wide)
-            _mix_back(wide_weights, wide, clips, d_projected[m, 1, h])
+            _mix_back(wide_weights, wide, clips, made[2, h])
+            _twice(split[m, 2, h], wide)
+            _products(given, wide, clips, d_scores)
+            _softmax_back(weights[m, h], kept[m, h], scale, d_scores, total)
+            _twice(split[m, 1, h], wide)
+            _mix(d_scores, wide, clips, made[0, h])
+            _twice(d_scores, wide_weights)
+            _twice(split[m, 0, h], wide)
+            _mix_back(wide_weights, wide, clips, made[1, h])
             for part in range(3):
-                _row_sums(d_projected[m, part, h], d_shift[m, part, h])
+                _row_sums(made[part, h], d_shift[m, part, h])
 
 
 @compiled
@@ -282,8 +293,65 @@ def _normalise(row, eps):
 
 @compiled
 @no_type_check
-def _normalise_back(gradient, weight, normed, scale):
-    """Turn the gradient at a normalised row into that at the row."""
+def _times_number(values, number, out):
+    """Set out to values * number."""
+    for w in range(values.size):
+        out[w] = values[w] * number
+
+
+@compiled
+@no_type_check
+def _add_to(values, out):
+    """Add values to out."""
+    for w in range(values.size):
+        out[w] += values[w]
+
+
+@compiled
+@no_type_check
+def _sum_onto(a, b, c):
+    """Add a + b to c."""
+    for w in range(c.size):
+        c[w] += a[w] + b[w]
+
+
+@compiled
+@no_type_check
+def _scaled(row, factor, more, out):
+    """Set out to row * factor + more."""
+    for w in range(row.size):
+        out[w] = row[w] * factor[w] + more[w]
+
+
+@compiled_and_kept
+@no_type_check
+def add_and_norm(x, images, normed, added, weight, bias, counts, out, scale, eps):  # noqa: PLR0913 - arrays
+    """Turn `normed` + added + x into a normalised row, and out into that times weight plus bias.
+
+    Shapes: x [members, own, clips, width]; images [images, members, clips, width], the tokens after
+    the own; normed [members, tokens, clips, width]; added, weight, bias [members, width]; counts
+    [tokens], by which all is multiplied; out [members, clips, tokens * width]; scale [members,
+    tokens, clips], one over the deviations.
+    """
+    members, tokens, clips, width = normed.shape
+    own = x.shape[1]
+    factor, more = np.empty(width, x.dtype), np.empty(width, x.dtype)
+    for m in range(members):
+        for k in range(tokens):
+            _times_number(weight[m], counts[k], factor)
+            _times_number(bias[m], counts[k], more)
+            rows = x[m, k] if k < own else images[k - own, m]
+            for c in range(clips):
+                row = normed[m, k, c]
+                _sum_onto(rows[c], added[m], row)
+                scale[m, k, c] = _normalise(row, eps)
+                _scaled(row, factor, more, out[m, c, k * width : (k + 1) * width])
+
+
+@compiled
+@no_type_check
+def _normalise_back(gradient, weight, normed, scale, out):
+    """Set out to the gradient at a row, from that at the normalised row times weight."""
     shared, along = gradient.dtype.type(0), gradient.dtype.type(0)
     for w in range(gradient.size):
         g = gradient[w] * weight[w]
@@ -292,47 +360,26 @@ def _normalise_back(gradient, weight, normed, scale):
     shared = gradient.dtype.type(shared * scale / gradient.size)
     along = gradient.dtype.type(along * scale / gradient.size)
     for w in range(gradient.size):
-        gradient[w] = gradient[w] * weight[w] * scale - shared - normed[w] * along
+        out[w] = gradient[w] * weight[w] * scale - shared - normed[w] * along
 
 
 @compiled_and_kept
 @no_type_check
-def add_and_norm(x, joined, counts, weight, bias, eps, out, normed, scale):  # noqa: PLR0913 - arrays
-    """Set out[m, c, k] to counts[k] times the LayerNorm of x[m, k, c] + joined[m, k, c].
-
-    Shapes: x, joined, normed [members, distinct, clips, width]; out [members, clips, distinct,
-    width]; weight, bias [members, width]; scale [members, distinct, clips]. `normed` is what weight
-    and bias are applied to.
-    """
-    members, distinct, clips, width = joined.shape
+def add_and_norm_back(gradient, counts, weight, normed, scale, d_x, d_weight, d_bias, d_added):  # noqa: PLR0913 - arrays
+    """Set d_x, and add to d_weight, d_bias and d_added; shapes as forward."""
+    members, tokens, clips, width = normed.shape
+    factor = np.empty(width, normed.dtype)
     for m in range(members):
-        for k in range(distinct):
+        for k in range(tokens):
+            _times_number(weight[m], counts[k], factor)
             for c in range(clips):
+                given, row = gradient[m, c, k * width : (k + 1) * width], normed[m, k, c]
                 for w in range(width):
-                    normed[m, k, c, w] = x[m, k, c, w] + joined[m, k, c, w]
-                scale[m, k, c] = _normalise(normed[m, k, c], eps)
-        for c in range(clips):
-            for k in range(distinct):
+                    d_weight[m, w] += given[w] * row[w] * counts[k]
                 for w in range(width):
-                    value = normed[m, k, c, w] * weight[m, w] + bias[m, w]
-                    out[m, c, k, w] = value * counts[k]
-
-
-@compiled_and_kept
-@no_type_check
-def add_and_norm_back(gradient, counts, weight, normed, scale, d_x, d_weight, d_bias):
-    """Set d_x, which is d_joined too, and add to d_weight and d_bias; shapes as forward."""
-    members, distinct, clips, width = normed.shape
-    for m in range(members):
-        for c in range(clips):
-            for k in range(distinct):
-                for w in range(width):
-                    d_x[m, k, c, w] = gradient[m, c, k, w] * counts[k]
-                for w in range(width):
-                    d_weight[m, w] += d_x[m, k, c, w] * normed[m, k, c, w]
-                for w in range(width):
-                    d_bias[m, w] += d_x[m, k, c, w]
-                _normalise_back(d_x[m, k, c], weight[m], normed[m, k, c], scale[m, k, c])
+                    d_bias[m, w] += given[w] * counts[k]
+                _normalise_back(given, factor, row, scale[m, k, c], d_x[m, k, c])
+                _add_to(d_x[m, k, c], d_added[m])
 
 
 @compiled_and_kept

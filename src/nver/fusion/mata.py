@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import final
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from nver.fusion.attending import SelfAttention
 from nver.fusion.base import Fusion, FusionShape
 from nver.fusion.coupling import Latents, Mapped, Moved
-from nver.fusion.tokens import distinct_tokens, read_once, side_by_side, token_copies, token_images
+from nver.fusion.tokens import distinct_tokens, read_once, token_copies, token_images
 from nver.heads import Batch, Classifier
 
 
@@ -37,7 +38,10 @@ class Mata(Fusion):
         self, latents: Latents, moved: Moved, batch: Batch | None
     ) -> Float[Tensor, "*members clips classes"]:
         """Return the logits of the attended tokens."""
-        images = token_images(len(latents), moved.maps) if isinstance(moved, Mapped) else ()
-        attended = self.attention(distinct_tokens(latents, moved), batch, images)
-        logits: Tensor = self.classifier(side_by_side(attended), batch)
+        if isinstance(moved, Mapped):
+            images = token_images(len(latents), moved.maps)
+            attended = self.attention(torch.stack(tuple(latents), dim=-3), batch, images)
+        else:
+            attended = self.attention(distinct_tokens(latents, moved), batch)
+        logits: Tensor = self.classifier(attended, batch)
         return logits

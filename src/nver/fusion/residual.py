@@ -1,75 +1,87 @@
-"""A residual and its LayerNorm (Ba et al. 2016) over counted tokens: one loop on a CPU."""
+"""A residual and its LayerNorm (Ba et al. 2016) over counted tokens, forward and back.
+
+Tokens are given in two parts: own [members, own, clips, width], and images of them [images,
+members, clips, width]. What comes out lies clip by clip, as the dense layer after it reads it.
+"""
 
 from __future__ import annotations
-
-from functools import cache
-from typing import Any, final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from nver.fusion import loops
-from nver.heads.loops import run
 
 EPS = 1e-5
 
-
-def add_and_norm(
-    x: Float[Tensor, "members distinct clips width"],
-    joined: Float[Tensor, "members rows width"],
-    counts: Float[Tensor, " distinct"],
-    weight: Float[Tensor, "members width"],
-    bias: Float[Tensor, "members width"],
-) -> Float[Tensor, "members distinct clips width"]:
-    """Return LayerNorm(x + joined) times the token's count; `rows` are distinct times clips."""
-    joined, counts = joined.view(x.shape), counts.to(x.dtype)
-    if x.device.type == "cpu" and loops_work(x.dtype):
-        out: Tensor = _AddAndNorm.apply(x, joined, counts, weight, bias)  # type: ignore[no-untyped-call]
-        return out
-    normed = torch.nn.functional.layer_norm(x + joined, x.shape[-1:], eps=EPS)
-    out = torch.addcmul(bias[:, None, None], normed, weight[:, None, None])
-    return out * counts[:, None, None]
+Out = Float[Tensor, "members clips columns"]
+Tokens = Float[Tensor, "members tokens clips width"]
+PerMember = Float[Tensor, "members width"]
 
 
-@final
-class _AddAndNorm(torch.autograd.Function):
-    """What comes out lies clip by clip, as the dense layer after it reads it."""
+def compiled(
+    parts: tuple[Tensor, Tensor],
+    joined: Tokens,
+    added: PerMember,
+    scale: PerMember,
+    shift: PerMember,
+    counts: Float[Tensor, " tokens"],
+) -> tuple[Out, Tokens, Float[Tensor, "members tokens clips"]]:
+    """Return LayerNorm(x + joined + added) times the token's count, from one loop on a CPU.
 
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, joined: Tensor, counts: Tensor, weight: Tensor, bias: Tensor
-    ) -> Tensor:
-        members, distinct, clips, width = x.shape
-        out = x.new_empty(members, clips, distinct, width)
-        normed, scale = torch.empty_like(joined), x.new_empty(members, distinct, clips)
-        given = (x.contiguous(), joined, counts, weight.contiguous(), bias.contiguous())
-        eps = x.new_tensor(EPS).numpy()[()]
-        made = (out.numpy(), normed.numpy(), scale.numpy())
-        loops.add_and_norm(*(part.numpy() for part in given), eps, *made)
-        ctx.save_for_backward(counts, weight, normed, scale)
-        return out.transpose(1, 2)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        counts, weight, normed, scale = ctx.saved_tensors
-        d_x = torch.empty_like(normed)
-        d_weight, d_bias = torch.zeros_like(weight), torch.zeros_like(weight)
-        given = (gradient.transpose(1, 2).contiguous(), counts, weight.contiguous(), normed, scale)
-        made = (d_x, d_weight, d_bias)
-        loops.add_and_norm_back(*(part.numpy() for part in (*given, *made)))
-        return d_x, d_x, None, d_weight, d_bias
+    Also returns what `scale` and `shift` are applied to, in the place of `joined`, and one over the
+    deviations.
+    """
+    members, tokens, clips, width = joined.shape
+    out, deviations = (
+        joined.new_empty(members, clips, tokens * width),
+        joined.new_empty(members, tokens, clips),
+    )
+    per_member = (added.contiguous(), scale.contiguous(), shift.contiguous())
+    given = (*parts, joined, *per_member, counts, out, deviations)
+    loops.add_and_norm(*(part.numpy() for part in given), EPS)
+    return out, joined, deviations
 
 
-@cache
-def loops_work(dtype: torch.dtype) -> bool:
-    """Return whether the compiled loops run here."""
+def compiled_back(
+    gradient: Out, counts: Tensor, scale: PerMember, normed: Tokens, deviations: Tensor
+) -> tuple[Tokens, PerMember, PerMember, PerMember]:
+    """Return the gradients at x (which is that at `joined`), `scale`, `shift` and `added`."""
+    d_x = torch.empty_like(normed)
+    sums = [torch.zeros_like(normed[:, 0, 0]) for _ in range(3)]
+    given = (gradient, counts, scale.contiguous(), normed, deviations, d_x, *sums)
+    loops.add_and_norm_back(*(part.numpy() for part in given))
+    return d_x, sums[0], sums[1], sums[2]
 
-    def once() -> None:
-        one = torch.ones(1, 1, 1, 1, dtype=dtype, requires_grad=True)
-        flat = torch.ones(1, 1, dtype=dtype)
-        with torch.enable_grad():
-            out = _AddAndNorm.apply(one, one.detach(), flat[0], flat, flat)  # type: ignore[no-untyped-call]
-            out.sum().backward()
 
-    return run("LayerNorm", once)
+def plain(
+    parts: tuple[Tensor, Tensor],
+    joined: Tokens,
+    added: PerMember,
+    scale: PerMember,
+    shift: PerMember,
+    counts: Float[Tensor, " tokens"],
+) -> tuple[Out, Tokens, Tensor]:
+    """Return what `compiled` returns, by torch operations."""
+    own, images = parts
+    x = torch.cat([own, images.transpose(0, 1)], dim=1) if len(images) else own
+    whole = (x + joined).add_(added[:, None, None])
+    normed, _, deviations = torch.native_layer_norm(whole, whole.shape[-1:], None, None, EPS)
+    out = torch.addcmul(shift[:, None, None], normed, scale[:, None, None])
+    out.mul_(counts[:, None, None])
+    return out.transpose(1, 2).flatten(2), normed, deviations.squeeze(-1)
+
+
+def plain_back(
+    gradient: Out, counts: Tensor, scale: PerMember, normed: Tokens, deviations: Tensor
+) -> tuple[Tokens, PerMember, PerMember, PerMember]:
+    """Return what `compiled_back` returns, by torch operations."""
+    tokens, width = normed.shape[1], normed.shape[3]
+    given = gradient.view(*gradient.shape[:2], tokens, width).transpose(1, 2)
+    inner = (given * counts[:, None, None]).contiguous()
+    d_scale, d_shift = (inner * normed).sum((1, 2)), inner.sum((1, 2))
+    inner.mul_(scale[:, None, None])
+    along = (inner * normed).mean(-1, keepdim=True)
+    d_x = torch.addcmul(inner - inner.mean(-1, keepdim=True), normed, along, value=-1)
+    d_x.mul_(deviations.unsqueeze(-1))
+    return d_x, d_scale, d_shift, d_x.sum((1, 2))

@@ -74,8 +74,7 @@ def token_images(
     encoders: int, maps: Mapping[tuple[int, int], Float[Tensor, "*members clips clips"]]
 ) -> list[Image]:
     """Return which distinct tokens are images of the encoders' latents, and by which matrices."""
-    pairs = enumerate(permutations(range(encoders), 2))
-    return [Image(encoders + pair, j, maps[i, j]) for pair, (i, j) in pairs]
+    return [Image(j, maps[i, j]) for i, j in permutations(range(encoders), 2)]
 
 
 def side_by_side(
