@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nver.fusion import loops
+from nver.fusion import residual_loops
 
 EPS = 1e-5
 
@@ -39,7 +39,7 @@ def compiled(
     )
     per_member = (added.contiguous(), scale.contiguous(), shift.contiguous())
     given = (*parts, joined, *per_member, counts, out, deviations)
-    loops.add_and_norm(*(part.numpy() for part in given), EPS)
+    residual_loops.add_and_norm(*(part.numpy() for part in given), EPS)
     return out, joined, deviations
 
 
@@ -50,7 +50,7 @@ def compiled_back(
     d_x = torch.empty_like(normed)
     sums = [torch.zeros_like(normed[:, 0, 0]) for _ in range(3)]
     given = (gradient, counts, scale.contiguous(), normed, deviations, d_x, *sums)
-    loops.add_and_norm_back(*(part.numpy() for part in given))
+    residual_loops.add_and_norm_back(*(part.numpy() for part in given))
     return d_x, sums[0], sums[1], sums[2]
 
 
