@@ -58,10 +58,10 @@ def rates(corpora, speakers, classes, seeds, luck, share=0.0):
     return found / corpora, least / corpora, seen / corpora
 
 
-def told_apart(tables, seed):
-    """Return the places of the systems told from the best one: by Holm's p, and by the set's."""
+def told_apart(tables, seed, named):
+    """Return the places told from the best, or the first, system: by Holm's p, and by the set's."""
     scores = [float(UAR(table.sum(axis=0)).mean()) for table in tables]
-    top = int(np.argmax(scores))
+    top = 0 if named else int(np.argmax(scores))
     others = np.array([place for place in range(len(tables)) if place != top])
     sides = [tables[place] for place in others]
     intervals = paired_differences(tables[top], sides, UAR, n=500, seed=seed)
@@ -69,15 +69,16 @@ def told_apart(tables, seed):
     p = holm(
         np.array([permutation_test(tables[top], one, UAR, n=999, seed=seed).p for one in sides])
     )
-    rivals = np.ones(len(tables), dtype=bool)
+    rivals = np.full(len(tables), not named)
     found = confidence_set(tables, UAR, reference=top, rivals=rivals, n=999, seed=seed)
     return [others[(each <= 0.05) & outside] for each in (p, found.p[others])]
 
 
-def whole_tables(corpora, systems, speakers, seeds, luck=0.0, better=0, points=0.0):
+def whole_tables(corpora, systems, speakers, seeds, luck=0.0, better=0, points=0.0, named=False):
     """Return for Holm and the set: tables with one of the best marked; share of worse ones marked.
 
-    `better` systems are `points` above the others; with 0 all are equal.
+    `better` systems are `points` above the others; with 0 all are equal. The reference is the one
+    that came out best, or named beforehand.
     """
     rng = np.random.default_rng([systems, speakers, seeds, int(100 * luck), better])
     wrong, power = np.zeros(2), np.zeros(2)
@@ -86,7 +87,7 @@ def whole_tables(corpora, systems, speakers, seeds, luck=0.0, better=0, points=0
         for place in range(better):
             tables[place] = lift(tables[place], rng, points / 0.55)
         equals = better or systems
-        for way, marked in enumerate(told_apart(tables, seed)):
+        for way, marked in enumerate(told_apart(tables, seed, named)):
             wrong[way] += (marked < equals).any() / corpora
             power[way] += (marked >= equals).sum() / max(1, systems - equals) / corpora
     return wrong, power
@@ -109,8 +110,17 @@ def print_tables(corpora):
         for better in (1, 3)
         for seeds in (1, 3, 5)
     ]
+    print_rows(corpora, rows)
+    print("the same, against one that was named beforehand")
+    rows = [
+        (m, 75, seeds, luck, 0, 0.0) for m in (8, 20) for seeds in (3, 5) for luck in (0.05, 0.1)
+    ]
+    print_rows(corpora, [(m, 75, 1, 0.0, 0, 0.0) for m in (8, 20)] + rows, named=True)
+
+
+def print_rows(corpora, rows, **options):
     for row in rows:
-        (holm_wrong, set_wrong), (holm_power, set_power) = whole_tables(corpora, *row)
+        (holm_wrong, set_wrong), (holm_power, set_power) = whole_tables(corpora, *row, **options)
         print(
             "{:3d} {:3d} {:2d} {:.2f} {:2d} {:.2f}".format(*row)
             + f": {holm_wrong:.3f} {set_wrong:.3f}  {holm_power:.3f} {set_power:.3f}",
