@@ -64,7 +64,7 @@ class Versus:
             lines += [f"{_called(pair.first)}, {metric} {_percent(pair.scores[0])} %, against:", ""]
         lines.append(
             f"  {'':<{NAME_WIDTH}}{metric + ' %':>6}{'difference [interval]':>25}"
-            f"{'p':>8}{'p corr.':>8}"
+            f"{'p':>8}{'p corr.':>10}"
         )
         named = len(firsts) > 1
         for pair in self.pairs if named else sorted(self.pairs, key=_falling):
@@ -193,7 +193,7 @@ def _row(pair: Comparison, *, named: bool) -> list[str]:
         ends = f" [{_signed(difference.low)}, {_signed(difference.high)}]"
     told = f"{_signed(difference.value)}{ends}"
     figures = (
-        f"{_percent(pair.scores[1]):>6}{told:>25}{_p(pair.test.p):>8}{_p(pair.p_corrected):>8}"
+        f"{_percent(pair.scores[1]):>6}{told:>25}{_p(pair.test.p):>8}{_p(pair.p_corrected):>10}"
     )
     name = _called(pair.second)
     if named:
