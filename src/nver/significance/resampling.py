@@ -77,7 +77,8 @@ def hits_and_weights(
     classes = counts.shape[-1]
     found = margins(counts.reshape(len(counts), -1, classes, classes))
     true = np.broadcast_to(found.true[:, 0].sum(axis=0), (classes, classes))
-    return found.hits, metric.function(Margins(np.eye(classes), true, np.zeros((classes, classes))))
+    weights = metric.function(Margins(np.eye(classes), true, np.zeros((classes, classes))))
+    return found.hits.copy(), weights  # a view would hold on to the whole matrices
 
 
 def kinds_of(
