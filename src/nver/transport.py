@@ -185,7 +185,8 @@ def sinkhorn(
     wide = cost.float() if cost.dtype in (torch.float16, torch.bfloat16) else cost
     shape = cost.shape
     a = _weights(source, shape[:-1], wide, "source")
-    b = _weights(target, shape[:-2] + shape[-1:], wide, "target")
+    alike = source is None and target is None and shape[-1] == shape[-2]
+    b = a if alike else _weights(target, shape[:-2] + shape[-1:], wide, "target")
     if source is not None or target is not None:
         wide = wide.masked_fill((a == 0).unsqueeze(-1) | (b == 0).unsqueeze(-2), 0)
     flat = (wide, a, b) if wide.ndim == 3 else _flat(wide, a, b)

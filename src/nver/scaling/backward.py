@@ -21,20 +21,25 @@ from typing import no_type_check
 import numpy as np
 
 from nver.scaling.compiled import (
-    Limits,
+    carray,
     compiled,
     compiled_and_kept,
     copy,
+    copy_rows,
     empty_sides,
     exp,
     fill,
     fill_rows,
+    limits_of,
     pad_sides,
     padded,
+    pointer,
     tape_of,
+    tapes_at,
+    zeros,
 )
 from nver.scaling.exponentials import exp_row
-from nver.scaling.vectors import outer4, sweep_back
+from nver.scaling.vectors import outer4, step_back
 
 
 @compiled
@@ -51,16 +56,17 @@ def _entries(cost, scale, u, v, kernel, limits):
 
 @compiled
 @no_type_check
-def _start_row(grad, plan, factor, z, dcost):
-    """Add q = grad * plan to z, set dcost to factor * q and return the sum of q."""
-    total = dcost.dtype.type(0)
+def _start(grad, kernel, x, y, factor, w, z, dcost):
+    """Set w and z to the sums over rows and columns of Q = grad * x K y, dcost to factor * Q."""
     by = dcost.dtype.type(factor)
-    for j in range(dcost.size):
-        q = grad[j] * plan[j]
-        total += q
-        z[j] += q
-        dcost[j] = by * q
-    return total
+    for i in range(dcost.shape[0]):
+        total = dcost.dtype.type(0)
+        for j in range(dcost.shape[1]):
+            q = grad[i, j] * (x[i] * kernel[i, j] * y[j])
+            total += q
+            z[j] += q
+            dcost[i, j] = by * q
+        w[i] = total
 
 
 @compiled
@@ -88,8 +94,7 @@ def _add_products(kernel, outer, terms, scale, dcost):
 @compiled
 @no_type_check
 def _log_half_step(cost, scale, u, v, g, z, dcost, limits):
-    """Go back through u = log a - logsumexp(v - C / eps) where v is no scaling of K."""
-    fill(z, 0)
+    """Go back through u = log a - logsumexp(v - C / eps) where v is no scaling of K and z is 0."""
     for i in range(cost.shape[0]):
         for j in range(cost.shape[1]):
             t = u[i] + v[j] - cost[i, j] * scale
@@ -101,7 +106,7 @@ def _log_half_step(cost, scale, u, v, g, z, dcost, limits):
 @compiled
 @no_type_check
 def _before(tape, segment, sides, before, scaling, limits):
-    """Fill in v at the start of a segment, and as a scaling of its base; False if it is none."""
+    """Fill in v at the start of a segment, and as a scaling of its base; False: that is 0."""
     v = tape.v[segment]
     fill(scaling, 0)
     inside = True
@@ -113,76 +118,71 @@ def _before(tape, segment, sides, before, scaling, limits):
             shift = before[j] - v[j]
             inside = inside and -limits.flush > abs(shift)
             scaling[j] = np.exp(shift) if inside else 0.0
+    if not inside:
+        fill(scaling, 0)
     return inside
 
 
 @compiled
 @no_type_check
 def _pull_one(cost, sides, scale, tape, count, given, work, limits):
-    """Go back through one problem; `given` holds w, z, dcost and the derivatives by the weights."""
-    w, z, dcost, da, db = given
-    kernel, sums, outer = work
-    xs, hs, gs, ys = outer
+    """Go back through one problem; `given` holds dL/dplan, w, z and the derivatives' places."""
+    grad, w, z, dcost, da, db = given
+    kernel, sums, (hs, gs, ys) = work
     before = np.empty(cost.shape[1])
     for segment in range(tape.segments[0] - 1, -1, -1):
         first = tape.start[segment]
+        terms = count - first + 1
         u, v = tape.u[segment], tape.v[segment]
         _entries(cost, scale, u, v, kernel, limits)
-        k = 0
-        for t in range(count, first - 1, -1):
-            copy(tape.x[t], xs[k])
-            for j in range(z.size):
-                hs[k, j] = z[j] * tape.y[t, j] * sides.b_inverse[j]
-                db[j] += z[j]
-            sweep_back(kernel, hs[k], xs[k], w, sides.a_inverse, gs[k], sums)
-            for i in range(w.size):
-                da[i] += w[i]
-                w[i] = 0
-            if t > first:
-                copy(tape.y[t - 1], ys[k])
-                for j in range(z.size):
-                    z[j] = -ys[k, j] * sums[j]
-            k += 1
-        if _before(tape, segment, sides, before, ys[k - 1], limits):
-            for j in range(z.size):
-                z[j] = -ys[k - 1, j] * sums[j]
-        else:
-            fill(ys[k - 1], 0)
-            _log_half_step(cost, scale, u, before, gs[k - 1], z, dcost, limits)
-        _add_products(kernel, outer, k, scale, dcost)
+        if segment == tape.segments[0] - 1:
+            _start(grad, kernel, tape.x[count], tape.y[count], -scale, w, z, dcost)
+        inside = _before(tape, segment, sides, before, ys[0], limits)
+        copy_rows(tape.y[first:count], ys[1:terms])
+        for k in range(terms - 1, -1, -1):
+            rows = (tape.x[first + k], w, sides.a_inverse, da, gs[k])
+            step_back(kernel, rows, (tape.y[first + k], ys[k], z, sides.b_inverse, db, hs[k], sums))
+        if not inside:
+            _log_half_step(cost, scale, u, before, gs[0], z, dcost, limits)
+        _add_products(kernel, (tape.x[first : count + 1], hs, gs, ys), terms, scale, dcost)
         count = first - 1
 
 
 @compiled_and_kept
 @no_type_check
-def pull_back_some(  # noqa: PLR0913 - plain tuples are much quicker to hand over than one object
-    first, step, cost, weights, scale, tape, plans, out, limits
-):
-    """Go back through problems first, first + step, ...
+def pull_back_some(first, step, sizes, settings, one, places):
+    """Go back through problems first, first + step, ... of sizes (problems, n, m).
 
-    `weights` are (a, b), `tape` is the memory of each problem's Tape, `plans` (plan, dL/dplan,
-    iterations), `limits` the fields of Limits; `out` takes the derivatives by cost, log a, log b.
+    `settings` and `one` are those of `solve_some`. `places` are addresses: cost, a, b, the memory
+    of all tapes, the iterations done, dL/dplan, and the derivatives by cost, log a and log b.
     """
-    a, b = weights
-    plan, grad, iterations = plans
-    scalings, potentials, integers = tape
-    limits = Limits(*limits)
-    n, m = cost.shape[1:]
-    rows, columns = padded(n, m)
-    slots = scalings.shape[1] // (rows + columns)
-    kernel = np.zeros((rows, columns), cost.dtype)
-    outer = (
-        np.empty((slots, rows), cost.dtype),
-        np.empty((slots, columns), cost.dtype),
-        np.empty((slots, rows), cost.dtype),
-        np.empty((slots, columns), cost.dtype),
+    problems, n, m = sizes
+    scale, iterations = settings[0], np.int64(settings[1])
+    cost = carray(pointer(places[0], one), sizes)
+    a, b = (
+        carray(pointer(places[1], one), (problems, n)),
+        carray(pointer(places[2], one), (problems, m)),
     )
-    work = (kernel, np.empty(columns, cost.dtype), outer)
+    tapes = tapes_at(places[3], sizes, iterations, one)
+    done = carray(pointer(places[4], np.int64(0)), problems)
+    grad, dcost = carray(pointer(places[5], one), sizes), carray(pointer(places[6], one), sizes)
+    dlog_a, dlog_b = (
+        carray(pointer(places[7], one), (problems, n)),
+        carray(pointer(places[8], one), (problems, m)),
+    )
+    limits = limits_of(cost)
+    rows, columns = padded(n, m)
+    kernel = zeros(rows, columns, cost)
+    outer = (
+        zeros(iterations, columns, cost),
+        zeros(iterations, rows, cost),
+        zeros(iterations, columns, cost),
+    )
+    work = (kernel, zeros(1, columns, cost)[0], outer)
     sides = empty_sides(rows, columns, cost.dtype)
-    dcost, dlog_a, dlog_b = out
-    for p in range(first, cost.shape[0], step):
-        one = tape_of(scalings[p], potentials[p], integers[p], n, m)
-        if one.segments[0] == 0:
+    for p in range(first, problems, step):
+        tape = tape_of(tapes, p, n, m)
+        if tape.segments[0] == 0:
             fill_rows(dcost[p], np.nan)
             fill(dlog_a[p], np.nan)
             fill(dlog_b[p], np.nan)
@@ -190,9 +190,7 @@ def pull_back_some(  # noqa: PLR0913 - plain tuples are much quicker to hand ove
         pad_sides(a[p], b[p], sides)
         w, z = np.zeros(rows, cost.dtype), np.zeros(columns, cost.dtype)
         da, db = np.zeros(rows, cost.dtype), np.zeros(columns, cost.dtype)
-        for i in range(n):
-            w[i] = _start_row(grad[p, i], plan[p, i], -scale, z, dcost[p, i])
-        given = (w, z, dcost[p], da, db)
-        _pull_one(cost[p], sides, scale, one, iterations[p], given, work, limits)
+        given = (grad[p], w, z, dcost[p], da, db)
+        _pull_one(cost[p], sides, scale, tape, done[p], given, work, limits)
         copy(da, dlog_a[p])
         copy(db, dlog_b[p])

@@ -33,14 +33,14 @@ def solve(problem: Problem) -> Solution:
     SettingsError
         If NVER_SINKHORN names no solver, or one that is not available.
     """
-    solver = choose(problem.cost)
     cost, a, b = problem[:3]
-    wanted = cost.requires_grad or a.requires_grad or b.requires_grad
-    if not (wanted and torch.is_grad_enabled()):
+    solver = choose(cost)
+    by_weights = a.requires_grad or b.requires_grad
+    if not ((by_weights or cost.requires_grad) and torch.is_grad_enabled()):
         return solver.solve(problem, keep=False)
     call = _Call(problem, solver)
-    plan = _Plan.apply(cost, a, b, call)  # type: ignore[no-untyped-call]
-    return Solution(plan, *call.rest)
+    weights = (a, b) if by_weights else ()
+    return Solution(_Plan.apply(call, cost, *weights), *call.rest)  # type: ignore[no-untyped-call]
 
 
 def choose(cost: Float[Tensor, "problems n m"]) -> Solver:
@@ -110,26 +110,33 @@ class _Call:
 
 @final
 class _Plan(torch.autograd.Function):
-    """The plan as a function of costs and weights, with the solver's adjoint."""
+    """The plan as a function of costs, and of weights if one is differentiated."""
 
     @staticmethod
-    def forward(ctx: Any, cost: Tensor, source: Tensor, target: Tensor, call: _Call) -> Tensor:
+    def forward(ctx: Any, call: _Call, cost: Tensor, *weights: Tensor) -> Tensor:
         plan, row, column, error, count, call.tape = call.solver.solve(call.problem, keep=True)
         call.rest = (row, column, error, count)
         # What is saved is refused if it was changed in place; each costs as much as a small array.
-        weights = (source, target) if source.requires_grad or target.requires_grad else ()
         ctx.save_for_backward(plan, cost, *weights)
         ctx.call = call
         return plan
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        plan, _, *weights = ctx.saved_tensors
-        call: _Call = ctx.call
-        found = call.solver.pull_back(call.problem, Solution(plan, *call.rest, call.tape), grad)
-        if not weights:
-            return found.cost, None, None, None
-        source, target = weights
-        by_source, by_target = over(found.log_source, source), over(found.log_target, target)
-        return found.cost, by_source, by_target, None
+        # The check for a second derivative costs as much as a small solve: only where one may come.
+        back = _back_once if torch.is_grad_enabled() else _back
+        return back(ctx, grad)
+
+
+def _back(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    """Return the derivatives by what `_Plan.forward` got, with the solver's adjoint."""
+    plan, _, *weights = ctx.saved_tensors
+    call: _Call = ctx.call
+    found = call.solver.pull_back(call.problem, Solution(plan, *call.rest, call.tape), grad)
+    if not weights:
+        return None, found.cost
+    source, target = weights
+    return None, found.cost, over(found.log_source, source), over(found.log_target, target)
+
+
+_back_once = once_differentiable(_back)

@@ -6,7 +6,7 @@ cache looks at a function's own file only: who changes one here or in `vectors` 
 keep the loop from the vector unit.
 """
 
-# ruff: noqa: ANN001, ANN201 - numba takes the types from the calls
+# ruff: noqa: ANN001, ANN201, ARG001 - numba takes the types from the calls; its own signatures
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def compiled_and_kept(function: F) -> F:
 
 
 class Limits(NamedTuple):
-    """Numbers of the data's own type.
+    """Numbers that depend on the data's type, in that type.
 
     Parameters
     ----------
@@ -107,11 +107,38 @@ class Tape(NamedTuple):
     segments: np.ndarray
 
 
-def tape_sizes(n: int, m: int, slots: int) -> tuple[int, int, int]:
-    """Return how many scalings, potentials and integers a problem's tape holds."""
+def tape_words(n: int, m: int, iterations: int, size: int) -> int:
+    """Return how many numbers of 8 bytes a problem's tape takes; `size` is that of a cost."""
     rows, columns = -(-n // ROWS) * ROWS, -(-m // COLUMNS) * COLUMNS
-    bases = max(1, slots - 1)
-    return slots * (rows + columns), bases * (n + m), bases + 1
+    return (iterations + 1) * (rows + columns) * size // 8 + iterations * (n + m + 1) + 1
+
+
+def _pointer(typing: Any, address: Any, like: Any) -> Any:
+    def write(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        return builder.inttoptr(given[0], context.get_value_type(signature.return_type))
+
+    return numba.types.CPointer(like)(address, like), write
+
+
+def intrinsic_of(written: Any) -> Any:
+    """Return the function for use in numba's loops; without numba there are none."""
+    return written if numba is None else numba.extending.intrinsic(written)
+
+
+carray: Any = None if numba is None else numba.carray
+pointer = intrinsic_of(_pointer)
+"""Return the address as one of numbers like this: an array is a third as quickly handed over."""
+
+
+@compiled
+@no_type_check
+def limits_of(array):
+    """Return the limits of an array's type."""
+    kind = array.dtype.type
+    wide = array.itemsize == 8
+    widest = 1e100 if wide else 1e12
+    tiny = 1e-300 if wide else 1e-37
+    return Limits(kind(1 / widest), kind(widest), kind(tiny), -690.0 if wide else -83.0)
 
 
 @compiled
@@ -150,8 +177,31 @@ def padded(n, m):
 
 @compiled
 @no_type_check
-def tape_of(scalings, potentials, integers, n, m):
-    """Return a problem's tape in its three stretches of memory: few arrays are quickly made."""
+def zeros(rows, columns, like):
+    """Return a matrix of zeros like the array that starts a cache line: numba's start anywhere."""
+    space = np.zeros(rows * columns + 64 // like.itemsize, like.dtype)
+    skip = -space.ctypes.data % 64 // like.itemsize
+    return space[skip : skip + rows * columns].reshape(rows, columns)
+
+
+@compiled
+@no_type_check
+def tapes_at(address, sizes, iterations, one):
+    """Return the scalings, potentials and integers of all problems, which `tape_of` divides."""
+    problems, n, m = sizes
+    rows, columns = padded(n, m)
+    scalings = carray(pointer(address, one), (problems, (iterations + 1) * (rows + columns)))
+    address += scalings.size * scalings.itemsize
+    potentials = carray(pointer(address, 0.0), (problems, iterations * (n + m)))
+    address += potentials.size * potentials.itemsize
+    return scalings, potentials, carray(pointer(address, np.int64(0)), (problems, iterations + 1))
+
+
+@compiled
+@no_type_check
+def tape_of(tapes, p, n, m):
+    """Return a problem's tape in its three stretches of memory."""
+    scalings, potentials, integers = tapes[0][p], tapes[1][p], tapes[2][p]
     rows, columns = padded(n, m)
     slots, bases = scalings.size // (rows + columns), integers.size - 1
     return Tape(
@@ -211,3 +261,12 @@ def copy(values, array):
     """Copy a vector."""
     for i in range(array.size):
         array[i] = values[i]
+
+
+@compiled
+@no_type_check
+def copy_rows(values, array):
+    """Copy a matrix."""
+    for i in range(array.shape[0]):
+        for j in range(array.shape[1]):
+            array[i, j] = values[i, j]

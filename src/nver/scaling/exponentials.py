@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from nver.scaling.vectors import Code, cgutils, intrinsic_of, ir, types
+from nver.scaling.compiled import intrinsic_of
+from nver.scaling.vectors import Code, cgutils, ir, types
 
 
 class _Exponential:

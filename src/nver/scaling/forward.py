@@ -13,16 +13,20 @@ from typing import no_type_check
 import numpy as np
 
 from nver.scaling.compiled import (
-    Limits,
+    carray,
     compiled,
     compiled_and_kept,
     empty_sides,
     exp,
     fill,
     fill_rows,
+    limits_of,
     pad_sides,
     padded,
+    pointer,
     tape_of,
+    tapes_at,
+    zeros,
 )
 from nver.scaling.exponentials import exp_row, most
 from nver.scaling.vectors import divide, sweep
@@ -50,10 +54,10 @@ def _row_step(cost, a, scale, u, v, kernel, limits):
             e = 0.0 if t < limits.flush else exp(t)
             kernel[i, j] = e
             total += e
-        u[i] = np.log(a[i]) - largest - np.log(total)
-        factor = kernel.dtype.type(a[i] / total)
+        factor = a[i] / total
+        u[i] = np.log(factor) - largest
         for j in range(m):
-            kernel[i, j] *= factor
+            kernel[i, j] *= kernel.dtype.type(factor)
     return True
 
 
@@ -159,8 +163,8 @@ def _iterate(cost, sides, settings, tape, work, limits, plan):
     slots, bases = x.shape[0], u.shape[0]
     ranges = (limits.tiny, limits.least, limits.widest)
     _ones(sides.b, y[0])
-    fill(v[0], 0)
-    _absorb(v[0], y[0], v[0])
+    for j in range(v.shape[1]):
+        v[0, j] = 0 if sides.b[j] > 0 else -np.inf
     t, segment = 0, 0
     absorb = True
     while t < iterations:
@@ -211,32 +215,46 @@ def _finish(kernel, x, y, sides, plan):
 
 @compiled_and_kept
 @no_type_check
-def solve_some(first, step, cost, weights, settings, tape, plans, limits):
-    """Solve problems first, first + step, ... of [problems, n, m], each in the same memory.
+def solve_some(first, step, sizes, settings, one, places):
+    """Solve problems first, first + step, ... of sizes (problems, n, m), each in the same memory.
 
-    `weights` are (a, b), `settings` (1 / eps, iterations, tolerance, iterations between checks),
-    `limits` the fields of Limits, `plans` those of a Solution: plain tuples are much quicker to
-    hand over. `tape` is the memory of a Tape per problem, or of none: then there are two slots.
+    `settings` are (1 / eps, iterations, tolerance, iterations between checks), `one` is 1 in the
+    costs' type. `places` are addresses: cost, a, b, the fields of a Solution, and the memory of all
+    tapes, or 0 for none: then there are two slots.
     """
-    limits = Limits(*limits)
-    plan, row, column, error, done = plans
-    a, b = weights
-    n, m = cost.shape[1:]
+    problems, n, m = sizes
+    scale, iterations, _, _ = settings
+    cost = carray(pointer(places[0], one), sizes)
+    a, b = (
+        carray(pointer(places[1], one), (problems, n)),
+        carray(pointer(places[2], one), (problems, m)),
+    )
+    plan = carray(pointer(places[3], one), sizes)
+    row, column = (
+        carray(pointer(places[4], one), (problems, n)),
+        carray(pointer(places[5], one), (problems, m)),
+    )
+    error = carray(pointer(places[6], one), problems)
+    done = carray(pointer(places[7], np.int64(0)), problems)
+    limits = limits_of(cost)
     rows, columns = padded(n, m)
-    scalings, potentials, integers = tape
-    keep = scalings.shape[0] > 0
-    if not keep:
-        scalings = np.empty((1, 2 * (rows + columns)), cost.dtype)
-        potentials, integers = np.empty((1, n + m)), np.empty((1, 2), np.int64)
-    kernel = np.zeros((rows, columns), cost.dtype)
-    work = (kernel, np.empty(columns, cost.dtype), np.empty(columns))
+    keep = places[8] > 0
+    if keep:
+        tapes = tapes_at(places[8], sizes, np.int64(iterations), one)
+    else:
+        tapes = (
+            np.empty((1, 2 * (rows + columns)), cost.dtype),
+            np.empty((1, n + m)),
+            np.empty((1, 2), np.int64),
+        )
+    kernel = zeros(rows, columns, cost)
+    work = (kernel, zeros(1, columns, cost)[0], np.empty(columns))
     sides = empty_sides(rows, columns, cost.dtype)
-    for p in range(first, cost.shape[0], step):
+    for p in range(first, problems, step):
         pad_sides(a[p], b[p], sides)
-        k = p if keep else 0
-        one = tape_of(scalings[k], potentials[k], integers[k], n, m)
-        count, segments = _iterate(cost[p], sides, settings, one, work, limits, plan[p])
-        one.segments[0] = segments
+        tape = tape_of(tapes, p if keep else 0, n, m)
+        count, segments = _iterate(cost[p], sides, settings, tape, work, limits, plan[p])
+        tape.segments[0] = segments
         done[p] = count
         if segments == 0:
             fill_rows(plan[p], np.nan)
@@ -244,7 +262,7 @@ def solve_some(first, step, cost, weights, settings, tape, plans, limits):
             fill(column[p], np.nan)
             error[p] = np.nan
             continue
-        last, here = count % one.x.shape[0], (segments - 1) % one.u.shape[0]
-        error[p] = _finish(kernel, one.x[last], one.y[last], sides, plan[p])
-        _potential(one.u[here], one.x[last], settings[0], row[p])
-        _potential(one.v[here], one.y[last], settings[0], column[p])
+        last, here = count % tape.x.shape[0], (segments - 1) % tape.u.shape[0]
+        error[p] = _finish(kernel, tape.x[last], tape.y[last], sides, plan[p])
+        _potential(tape.u[here], tape.x[last], scale, row[p])
+        _potential(tape.v[here], tape.y[last], scale, column[p])

@@ -13,23 +13,24 @@ The adjoint is that of the iterations that ran, from the stored x_t and y_t (`ba
 size n x m is stored per iteration.
 
 The loops are Python that numba compiles on first use and keeps on disk. Threads are started per
-call, over problems, as many as torch may use.
+call, over problems, as many as torch may use. Arrays are handed over as addresses: with numba's way
+of handing over arrays, that took longer than solving a problem of 32 points.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor, from_numpy
+from torch import Tensor, empty, empty_like
 
 from nver.scaling.backward import pull_back_some
 from nver.scaling.compiled import AVAILABLE as AVAILABLE
-from nver.scaling.compiled import Limits, tape_sizes
+from nver.scaling.compiled import tape_words
 from nver.scaling.forward import solve_some
 from nver.scaling.problem import CHECK_EVERY, Gradient, Problem, Solution
 
@@ -37,74 +38,67 @@ WORK_PER_THREAD = 4_000_000
 """Entries of K times iterations (about half a millisecond) that pay for starting a thread."""
 
 
-def _limits(dtype: type[np.floating], widest: float, tiny: float, flush: float) -> tuple[Any, ...]:
-    return tuple(Limits(dtype(1 / widest), dtype(widest), dtype(tiny), flush))
+_ONE = {torch.float32: np.float32(1), torch.float64: np.float64(1)}
 
 
-_LIMITS = {
-    "f": _limits(np.float32, 1e12, 1e-37, -83.0),
-    "d": _limits(np.float64, 1e100, 1e-300, -690.0),
-}
-_NONE = {
-    char: (np.empty((0, 0), char), np.empty((0, 0)), np.empty((0, 0), np.int64)) for char in "fd"
-}
-"""Tapes of no problem, by the costs' type."""
+class _Tape(NamedTuple):
+    """The arrays that were solved, in C's order, and what `compiled.tapes_at` finds in `memory`."""
+
+    cost: Tensor
+    source: Tensor
+    target: Tensor
+    memory: Tensor
 
 
 def solve(problem: Problem, keep: bool) -> Solution:
     """Return the plans; with `keep`, remember the scalings of every iteration."""
-    cost, a, b = arrays = _arrays(problem.cost, problem.source, problem.target)
-    dtype, problems = cost.dtype, len(cost)
-    tape = _tape(cost.shape, dtype, problem.iterations) if keep else _NONE[dtype.char]
-    found = (
-        np.empty(cost.shape, dtype),
-        np.empty(a.shape, dtype),
-        np.empty(b.shape, dtype),
-        np.empty(problems, dtype),
-        np.empty(problems, np.int64),
+    cost, a, b = (part.contiguous() for part in problem[:3])
+    problems, n, m = cost.shape
+    dtype = cost.dtype
+    plan, row, column = empty_like(cost), empty_like(a), empty_like(b)
+    error, done = empty(problems, dtype=dtype), empty(problems, dtype=torch.int64)
+    tape, memory = None, 0
+    if keep:  # pages never written cost nothing
+        words = problems * tape_words(n, m, problem.iterations, cost.itemsize)
+        tape = _Tape(cost, a, b, empty(words, dtype=torch.float64))
+        memory = tape.memory.data_ptr()
+    places = (
+        *(cost.data_ptr(), a.data_ptr(), b.data_ptr()),
+        *(plan.data_ptr(), row.data_ptr(), column.data_ptr(), error.data_ptr(), done.data_ptr()),
+        memory,
     )
-    settings = (1 / problem.eps, int(problem.iterations), float(problem.tolerance), CHECK_EVERY)
-    given = (cost, (a, b), settings, tape, found, _LIMITS[dtype.char])
-    _over_problems(solve_some, cost.size * problem.iterations, problems, given)
-    plan, row, column, error, done = map(from_numpy, found)
-    return Solution(plan, row, column, error, done, (arrays, tape, found[4]) if keep else None)
+    _over_problems(solve_some, cost, problem, places)
+    return Solution(plan, row, column, error, done, tape)
 
 
 def pull_back(
     problem: Problem, solution: Solution, grad: Float[Tensor, "problems n m"]
 ) -> Gradient:
     """Return the derivatives of <grad, plan>, those of the iterations that ran."""
-    (cost, a, b), tape, done = solution.tape
-    plans = (*_arrays(solution.plan, grad), done)
-    dtype = cost.dtype
-    found = (np.empty(cost.shape, dtype), np.empty(a.shape, dtype), np.empty(b.shape, dtype))
-    given = (cost, (a, b), 1 / problem.eps, tape, plans, found, _LIMITS[dtype.char])
-    _over_problems(pull_back_some, cost.size * problem.iterations, len(cost), given)
-    return Gradient(from_numpy(found[0]), from_numpy(found[1]), from_numpy(found[2]))
-
-
-def _arrays(*tensors: Tensor) -> list[np.ndarray]:
-    """Return them in C's order: the loops are compiled for that."""
-    return [tensor.contiguous().numpy(force=True) for tensor in tensors]
-
-
-def _tape(shape: tuple[int, ...], dtype: np.dtype, iterations: int) -> tuple[np.ndarray, ...]:
-    """Return room for every iteration; pages never written cost nothing."""
-    scalings, potentials, integers = tape_sizes(shape[1], shape[2], iterations + 1)
-    return (
-        np.empty((shape[0], scalings), dtype),
-        np.empty((shape[0], potentials)),
-        np.empty((shape[0], integers), np.int64),
+    cost, a, b, memory = solution.tape
+    grad = grad.contiguous()
+    found = Gradient(empty_like(cost), empty_like(a), empty_like(b))
+    places = (
+        *(cost.data_ptr(), a.data_ptr(), b.data_ptr()),
+        *(memory.data_ptr(), solution.iterations.data_ptr(), grad.data_ptr()),
+        *(found.cost.data_ptr(), found.log_source.data_ptr(), found.log_target.data_ptr()),
     )
+    _over_problems(pull_back_some, cost, problem, places)
+    return found
 
 
 def _over_problems(
-    run: Callable[..., None], work: int, problems: int, given: tuple[Any, ...]
+    run: Callable[..., None], cost: Tensor, problem: Problem, places: tuple[int, ...]
 ) -> None:
-    """Call `run(first, step, *given)` so that together the calls see every problem once.
+    """Call `run(first, step, ...)` so that together the calls see every problem once.
 
-    `work` is the entries of K times the iterations.
+    The arrays go as addresses: whoever calls holds them.
     """
+    problems, n, m = sizes = tuple(cost.shape)
+    _, _, _, eps, iterations, tolerance = problem
+    settings = (1 / eps, int(iterations), float(tolerance), CHECK_EVERY)
+    given = (sizes, settings, _ONE[cost.dtype], places)
+    work = problems * n * m * iterations
     if work < 2 * WORK_PER_THREAD or problems == 1:
         run(0, 1, *given)
         return

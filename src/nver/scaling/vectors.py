@@ -15,7 +15,7 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-from nver.scaling.compiled import numba
+from nver.scaling.compiled import intrinsic_of, numba
 
 ir: Any = None
 cgutils: Any = None
@@ -43,6 +43,11 @@ class Code:
     def array(self, kind: Any, value: Any) -> Any:
         """Return numba's view of an array."""
         return self.context.make_array(kind)(self.context, self.builder, value)
+
+    def arrays(self, kind: Any, values: Any, count: int) -> list[Any]:
+        """Return numba's views of a tuple of arrays of one kind."""
+        parts = (self.builder.extract_value(values, i) for i in range(count))
+        return [self.array(kind, part) for part in parts]
 
     def row(self, array: Any, index: Any) -> Any:
         """Return where a row of a matrix starts."""
@@ -246,26 +251,36 @@ def _divide(typing: Any, b: Any, sums: Any, y: Any, limits: Any) -> Any:
     return b.dtype(b, sums, y, limits), write
 
 
-def _sweep_back(
-    typing: Any, kernel: Any, h: Any, x: Any, w: Any, a_inverse: Any, g: Any, sums: Any
-) -> Any:
+def _step_back(typing: Any, kernel: Any, rows: Any, columns: Any) -> Any:
+    one = rows.dtype
+
     def write(context: Any, builder: Any, signature: Any, given: Any) -> Any:
         code = Code(context, builder, kernel)
-        kinds = (kernel, h, x, w, a_inverse, g, sums)
-        k, hs, xs, ws, inverse, gs, out = map(code.array, kinds, given)
+        k = code.array(kernel, given[0])
+        xs, ws, a_inverse, das, gs = code.arrays(one, given[1], 5)
+        ys, before, zs, b_inverse, dbs, hs, sums = code.arrays(one, given[2], 7)
+        vectors = code.vectors(k)
+        with cgutils.for_range(builder, vectors) as loop:
+            z, y, inverse, db = (code.load(v.data, loop.index) for v in (zs, ys, b_inverse, dbs))
+            code.store(code.times(code.times(z, y), inverse), hs.data, loop.index)
+            code.store(code.plus(db, z), dbs.data, loop.index)
 
         def middle(first: Any, found: Any) -> Any:
             scaling = code.four(xs, first)
             left = builder.fsub(code.four(ws, first), code.times(scaling, found))
-            code.four(ws, first, left)
-            factors = code.times(code.times(left, scaling), code.four(inverse, first))
+            code.four(ws, first, ir.Constant(left.type, None))
+            code.four(das, first, code.plus(code.four(das, first), left))
+            factors = code.times(code.times(left, scaling), code.four(a_inverse, first))
             code.four(gs, first, factors)
             return factors
 
-        _blocks(code, k, hs, out, middle)
+        _blocks(code, k, hs, sums, middle)
+        with cgutils.for_range(builder, vectors) as loop:
+            y, total = (code.load(v.data, loop.index) for v in (before, sums))
+            code.store(builder.fneg(code.times(y, total)), zs.data, loop.index)
         return context.get_dummy_value()
 
-    return types.void(kernel, h, x, w, a_inverse, g, sums), write
+    return types.void(kernel, rows, columns), write
 
 
 def _outer4(typing: Any, lefts: Any, rights: Any, terms: Any, first: Any, total: Any) -> Any:
@@ -273,10 +288,7 @@ def _outer4(typing: Any, lefts: Any, rights: Any, terms: Any, first: Any, total:
 
     def write(context: Any, builder: Any, signature: Any, given: Any) -> Any:
         code = Code(context, builder, matrix)
-        pairs = [
-            tuple(code.array(matrix, builder.extract_value(side, i)) for side in given[:2])
-            for i in range(2)
-        ]
+        pairs = list(zip(*(code.arrays(matrix, side, 2) for side in given[:2]), strict=True))
         out = code.array(total, given[4])
         vectors, two = code.vectors(out), code.integer(2)
         half = builder.udiv(vectors, two)
@@ -308,11 +320,6 @@ def _outer_block(code: Code, pairs: Any, at: Any, out: tuple[Any, Any], width: i
             code.store(builder.load(total), row, place)
 
 
-def intrinsic_of(written: Any) -> Any:
-    """Return the function for use in numba's loops; without numba there are none."""
-    return written if numba is None else numba.extending.intrinsic(written)
-
-
 sweep = intrinsic_of(_sweep)
 """Set x = a / (K y), sums = K^T x in one reading of K.
 
@@ -321,7 +328,11 @@ of their range.
 """
 divide = intrinsic_of(_divide)
 """Set y = b / sums; return how many y are outside of their range."""
-sweep_back = intrinsic_of(_sweep_back)
-"""Do w -= x (K h), g = w x / a, sums = K^T g in one reading of K."""
+step_back = intrinsic_of(_step_back)
+"""Go back through an iteration, in one reading of K.
+
+From rows (x, w, 1 / a, da, g) and columns (y, y before, z, 1 / b, db, h, sums): h = z y / b,
+db += z, then w -= x (K h), da += w, g = w x / a, w = 0, and z = -(y before) (K^T g).
+"""
 outer4 = intrinsic_of(_outer4)
 """Set four rows of the sum over terms k of x_k h_k^T + g_k y_k^T, from (x, g) and (h, y)."""
