@@ -21,6 +21,7 @@ from typing import no_type_check
 import numpy as np
 
 from nver.scaling.compiled import (
+    aligned,
     carray,
     compiled,
     compiled_and_kept,
@@ -36,7 +37,6 @@ from nver.scaling.compiled import (
     pointer,
     tape_of,
     tapes_at,
-    zeros,
 )
 from nver.scaling.exponentials import exp_row
 from nver.scaling.vectors import outer4, step_back
@@ -154,7 +154,8 @@ def pull_back_some(first, step, sizes, settings, one, places):
     """Go back through problems first, first + step, ... of sizes (problems, n, m).
 
     `settings` and `one` are those of `solve_some`. `places` are addresses: cost, a, b, the memory
-    of all tapes, the iterations done, dL/dplan, and the derivatives by cost, log a and log b.
+    of all tapes, the iterations done, dL/dplan, and the derivatives by cost, log a and log b; the
+    last two may be 0.
     """
     problems, n, m = sizes
     scale, iterations = settings[0], np.int64(settings[1])
@@ -172,25 +173,28 @@ def pull_back_some(first, step, sizes, settings, one, places):
     )
     limits = limits_of(cost)
     rows, columns = padded(n, m)
-    kernel = zeros(rows, columns, cost)
+    kernel = aligned(rows, columns, cost)
+    fill_rows(kernel, 0)
     outer = (
-        zeros(iterations, columns, cost),
-        zeros(iterations, rows, cost),
-        zeros(iterations, columns, cost),
+        aligned(iterations, columns, cost),
+        aligned(iterations, rows, cost),
+        aligned(iterations, columns, cost),
     )
-    work = (kernel, zeros(1, columns, cost)[0], outer)
+    work = (kernel, aligned(1, columns, cost)[0], outer)
     sides = empty_sides(rows, columns, cost.dtype)
+    w, da = np.empty(rows, cost.dtype), np.empty(rows, cost.dtype)
+    z, db = np.empty(columns, cost.dtype), np.empty(columns, cost.dtype)
     for p in range(first, problems, step):
         tape = tape_of(tapes, p, n, m)
-        if tape.segments[0] == 0:
-            fill_rows(dcost[p], np.nan)
-            fill(dlog_a[p], np.nan)
-            fill(dlog_b[p], np.nan)
-            continue
-        pad_sides(a[p], b[p], sides)
-        w, z = np.zeros(rows, cost.dtype), np.zeros(columns, cost.dtype)
-        da, db = np.zeros(rows, cost.dtype), np.zeros(columns, cost.dtype)
-        given = (grad[p], w, z, dcost[p], da, db)
-        _pull_one(cost[p], sides, scale, tape, done[p], given, work, limits)
-        copy(da, dlog_a[p])
-        copy(db, dlog_b[p])
+        nothing = 0 if tape.segments[0] > 0 else np.nan
+        for vector in (w, da, z, db):
+            fill(vector, nothing)
+        if tape.segments[0] > 0:
+            pad_sides(a[p], b[p], sides)
+            given = (grad[p], w, z, dcost[p], da, db)
+            _pull_one(cost[p], sides, scale, tape, done[p], given, work, limits)
+        else:
+            fill_rows(dcost[p], nothing)
+        if places[7] > 0:
+            copy(da, dlog_a[p])
+            copy(db, dlog_b[p])

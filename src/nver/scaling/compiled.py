@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from functools import cache
 from typing import Any, NamedTuple, TypeVar, no_type_check
 
 import numpy as np
@@ -107,6 +108,7 @@ class Tape(NamedTuple):
     segments: np.ndarray
 
 
+@cache
 def tape_words(n: int, m: int, iterations: int, size: int) -> int:
     """Return how many numbers of 8 bytes a problem's tape takes; `size` is that of a cost."""
     rows, columns = -(-n // ROWS) * ROWS, -(-m // COLUMNS) * COLUMNS
@@ -177,9 +179,9 @@ def padded(n, m):
 
 @compiled
 @no_type_check
-def zeros(rows, columns, like):
-    """Return a matrix of zeros like the array that starts a cache line: numba's start anywhere."""
-    space = np.zeros(rows * columns + 64 // like.itemsize, like.dtype)
+def aligned(rows, columns, like):
+    """Return room for a matrix like the array that starts a cache line: numba's start anywhere."""
+    space = np.empty(rows * columns + 64 // like.itemsize, like.dtype)
     skip = -space.ctypes.data % 64 // like.itemsize
     return space[skip : skip + rows * columns].reshape(rows, columns)
 

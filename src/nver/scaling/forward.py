@@ -13,6 +13,7 @@ from typing import no_type_check
 import numpy as np
 
 from nver.scaling.compiled import (
+    aligned,
     carray,
     compiled,
     compiled_and_kept,
@@ -26,7 +27,6 @@ from nver.scaling.compiled import (
     pointer,
     tape_of,
     tapes_at,
-    zeros,
 )
 from nver.scaling.exponentials import exp_row, most
 from nver.scaling.vectors import divide, sweep
@@ -247,8 +247,9 @@ def solve_some(first, step, sizes, settings, one, places):
             np.empty((1, n + m)),
             np.empty((1, 2), np.int64),
         )
-    kernel = zeros(rows, columns, cost)
-    work = (kernel, zeros(1, columns, cost)[0], np.empty(columns))
+    kernel = aligned(rows, columns, cost)
+    fill_rows(kernel, 0)
+    work = (kernel, aligned(1, columns, cost)[0], np.empty(columns))
     sides = empty_sides(rows, columns, cost.dtype)
     for p in range(first, problems, step):
         pad_sides(a[p], b[p], sides)

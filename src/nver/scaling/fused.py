@@ -52,11 +52,10 @@ class _Tape(NamedTuple):
 
 def solve(problem: Problem, keep: bool) -> Solution:
     """Return the plans; with `keep`, remember the scalings of every iteration."""
-    cost, a, b = (part.contiguous() for part in problem[:3])
+    cost, a, b = problem.cost.contiguous(), problem.source.contiguous(), problem.target.contiguous()
     problems, n, m = cost.shape
-    dtype = cost.dtype
     plan, row, column = empty_like(cost), empty_like(a), empty_like(b)
-    error, done = empty(problems, dtype=dtype), empty(problems, dtype=torch.int64)
+    error, done = empty(problems, dtype=cost.dtype), empty(problems, dtype=torch.int64)
     tape, memory = None, 0
     if keep:  # pages never written cost nothing
         words = problems * tape_words(n, m, problem.iterations, cost.itemsize)
@@ -77,14 +76,17 @@ def pull_back(
     """Return the derivatives of <grad, plan>, those of the iterations that ran."""
     cost, a, b, memory = solution.tape
     grad = grad.contiguous()
-    found = Gradient(empty_like(cost), empty_like(a), empty_like(b))
+    by_cost, by_a, by_b = empty_like(cost), None, None
+    if a.requires_grad or b.requires_grad or not cost.requires_grad:
+        by_a, by_b = empty_like(a), empty_like(b)
     places = (
         *(cost.data_ptr(), a.data_ptr(), b.data_ptr()),
         *(memory.data_ptr(), solution.iterations.data_ptr(), grad.data_ptr()),
-        *(found.cost.data_ptr(), found.log_source.data_ptr(), found.log_target.data_ptr()),
+        by_cost.data_ptr(),
+        *((0, 0) if by_a is None or by_b is None else (by_a.data_ptr(), by_b.data_ptr())),
     )
     _over_problems(pull_back_some, cost, problem, places)
-    return found
+    return Gradient(by_cost, by_a, by_b)
 
 
 def _over_problems(

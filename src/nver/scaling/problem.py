@@ -60,11 +60,14 @@ class Solution(NamedTuple):
 
 
 class Gradient(NamedTuple):
-    """Derivatives by the costs and by the logarithms of the weights."""
+    """Derivatives by the costs and by the logarithms of the weights.
+
+    Those by weights may be None where the costs require a gradient and no weight does.
+    """
 
     cost: Float[Tensor, "problems n m"]
-    log_source: Float[Tensor, "problems n"]
-    log_target: Float[Tensor, "problems m"]
+    log_source: Float[Tensor, "problems n"] | None
+    log_target: Float[Tensor, "problems m"] | None
 
 
 @runtime_checkable
