@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from functools import reduce
 from typing import Any
 
 from nver.scaling.compiled import intrinsic_of, numba
@@ -173,9 +174,59 @@ class Code:
         return builder.select(fits, self.all(kind, 0.0), self.all(kind, 1.0))
 
 
+NARROW = (2, 4)
+"""Vectors in a row of K for which a block of four rows stays in registers: 32 and 64 of float32."""
+
+
 def _blocks(code: Code, kernel: Any, vector: Any, sums: Any, middle: Callable[..., Any]) -> None:
     """Write one reading of K: four products K_i y, what becomes of them, sums = K^T of that."""
-    builder, four = code.builder, code.integer(4)
+    builder, vectors = code.builder, code.vectors(kernel)
+    wide = builder.append_basic_block("wide")
+    end = builder.append_basic_block("end")
+    choice = builder.switch(vectors, wide)
+    for width in NARROW:
+        case = builder.append_basic_block(f"narrow.{width}")
+        choice.add_case(code.integer(width), case)
+        builder.position_at_end(case)
+        _narrow_blocks(code, kernel, (vector, sums), middle, width)
+        builder.branch(end)
+    builder.position_at_end(wide)
+    _wide_blocks(code, kernel, (vector, sums), middle)
+    builder.branch(end)
+    builder.position_at_end(end)
+
+
+def _narrow_blocks(
+    code: Code, kernel: Any, ends: tuple[Any, Any], middle: Callable[..., Any], width: int
+) -> None:
+    """Write `_blocks` for rows of so many vectors."""
+    builder, four, (vector, sums) = code.builder, code.integer(4), ends
+    places = [code.integer(i) for i in range(width)]
+    parts = [code.load(vector.data, place) for place in places]
+    totals = [code.zero() for _ in places]
+    with cgutils.for_range(
+        builder, builder.udiv(builder.extract_value(kernel.shape, 0), four)
+    ) as block:
+        first = builder.mul(block.index, four)
+        rows = [
+            [code.load(row, place) for place in places]
+            for row in code.rows(kernel, first, range(4))
+        ]
+        products = [reduce(code.plus, map(code.times, row, parts)) for row in rows]
+        factors = middle(first, code.sums(products))
+        spread = [code.shuffled(factors, factors, [r] * code.lanes) for r in range(4)]
+        for total, column in zip(totals, zip(*rows, strict=True), strict=True):
+            both = reduce(code.plus, map(code.times, column, spread))
+            builder.store(code.plus(builder.load(total), both), total)
+    for total, place in zip(totals, places, strict=True):
+        code.store(builder.load(total), sums.data, place)
+
+
+def _wide_blocks(
+    code: Code, kernel: Any, ends: tuple[Any, Any], middle: Callable[..., Any]
+) -> None:
+    """Write `_blocks` for rows of any length."""
+    builder, four, (vector, sums) = code.builder, code.integer(4), ends
     vectors = code.vectors(kernel)
     with cgutils.for_range(builder, vectors) as loop:
         code.store(ir.Constant(code.vector, None), sums.data, loop.index)
@@ -196,7 +247,7 @@ def _blocks(code: Code, kernel: Any, vector: Any, sums: Any, middle: Callable[..
                 code.times(code.load(row, loop.index), factor)
                 for row, factor in zip(rows, spread, strict=True)
             ]
-            both = code.plus(code.plus(parts[0], parts[1]), code.plus(parts[2], parts[3]))
+            both = reduce(code.plus, parts)
             code.store(code.plus(code.load(sums.data, loop.index), both), sums.data, loop.index)
 
 
