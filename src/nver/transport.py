@@ -25,6 +25,9 @@ from nver.errors import SettingsError
 from nver.scaling import solve
 from nver.scaling.problem import Problem
 
+HALF = (torch.float16, torch.bfloat16)
+"""Types of costs that are solved in single precision."""
+
 
 @dataclass(frozen=True, eq=False)
 class TransportPlan:
@@ -182,7 +185,7 @@ def sinkhorn(
     _check_settings(eps, iterations, tolerance)
     if not plan_gradient:
         cost, source, target = cost.detach(), _detached(source), _detached(target)
-    wide = cost.float() if cost.dtype in (torch.float16, torch.bfloat16) else cost
+    wide = cost.float() if cost.dtype in HALF else cost
     shape = cost.shape
     a = _weights(source, shape[:-1], wide, "source")
     alike = source is None and target is None and shape[-1] == shape[-2]

@@ -141,6 +141,45 @@ def test_the_gradient_by_weights_is_that_of_finite_differences():
     assert torch.autograd.gradcheck(loss, weights, eps=1e-6, atol=1e-6)
 
 
+def test_weights_that_problems_share_get_the_sum_of_their_derivatives():
+    cost = _random(3, 4, 5).requires_grad_()
+    w = _random(3, 4, 5, seed=1)
+
+    def gradient(problems):
+        source = (0.3 + _random(4, seed=2)).requires_grad_()
+        plan = sinkhorn(
+            cost[problems], eps=0.3, source=source.expand(len(problems), 4), plan_gradient=True
+        )
+        return torch.autograd.grad((plan.plan * w[problems]).sum(), (source, cost))
+
+    together, apart = gradient([0, 1, 2]), [gradient([k]) for k in range(3)]
+    for all_at_once, parts in zip(together, zip(*apart, strict=True), strict=True):
+        torch.testing.assert_close(all_at_once, sum(parts))
+    assert together[0].abs().max() > 0
+
+
+def test_a_second_derivative_is_refused():
+    cost = _random(3, 3).requires_grad_()
+    plan = sinkhorn(cost, plan_gradient=True).plan
+    (first,) = torch.autograd.grad(plan.square().sum(), cost, create_graph=True)
+    assert float(first.detach().abs().max()) > 0
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        first.sum().backward()
+
+
+def test_a_plan_changed_in_place_keeps_its_gradient_or_is_refused():
+    cost = _random(3, 3).requires_grad_()
+    (expected,) = torch.autograd.grad(sinkhorn(cost, plan_gradient=True).plan[0].sum(), cost)
+    plan = sinkhorn(cost, plan_gradient=True).plan
+    plan.mul_(2)
+    try:
+        (found,) = torch.autograd.grad(plan[0].sum(), cost)
+    except RuntimeError as refused:
+        assert "modified by an inplace operation" in str(refused)  # noqa: PT017 - or none is raised
+    else:
+        torch.testing.assert_close(found, 2 * expected)
+
+
 def test_costs_changed_in_place_are_refused():
     cost = _random(3, 3).requires_grad_()
     held = cost * 1

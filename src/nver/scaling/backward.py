@@ -153,9 +153,8 @@ def _pull_one(cost, sides, scale, tape, count, given, work, limits):
 def pull_back_some(first, step, sizes, settings, one, places):
     """Go back through problems first, first + step, ... of sizes (problems, n, m).
 
-    `settings` and `one` are those of `solve_some`. `places` are addresses: cost, a, b, the memory
-    of all tapes, the iterations done, dL/dplan, and the derivatives by cost, log a and log b; the
-    last two may be 0.
+    `settings` and `one` are those of `solve_some`, as are the first addresses of `places`. Then
+    come dL/dplan and the derivatives by cost, log a and log b; the last two may be 0.
     """
     problems, n, m = sizes
     scale, iterations = settings[0], np.int64(settings[1])
@@ -164,8 +163,8 @@ def pull_back_some(first, step, sizes, settings, one, places):
         carray(pointer(places[1], one), (problems, n)),
         carray(pointer(places[2], one), (problems, m)),
     )
-    tapes = tapes_at(places[3], sizes, iterations, one)
-    done = carray(pointer(places[4], np.int64(0)), problems)
+    tapes = tapes_at(places[4], sizes, iterations, one)
+    done = carray(pointer(places[3], np.int64(0)), problems)
     grad, dcost = carray(pointer(places[5], one), sizes), carray(pointer(places[6], one), sizes)
     dlog_a, dlog_b = (
         carray(pointer(places[7], one), (problems, n)),

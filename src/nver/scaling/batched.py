@@ -8,7 +8,7 @@ counts as that; so the sequence is the logarithmic one at every eps.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -17,6 +17,8 @@ from torch import Tensor
 from nver.scaling import logarithmic
 from nver.scaling.logarithmic import columns_from, marginal_error, over, plan_of, rows_from, scores
 from nver.scaling.problem import CHECK_EVERY, Gradient, Problem, Solution
+
+READS_PLAN = True
 
 ROUNDING = 4
 """Machine epsilons by which a loop's own error must be below the tolerance: sums are rounded."""
@@ -197,5 +199,8 @@ def with_hard(found: Gradient, hard: Hard, grad: Float[Tensor, "problems n m"]) 
     """Return the derivatives with those of the problems that were solved on logarithms."""
     theirs = logarithmic.pull_back(hard.problem, hard.solution, grad[hard.places])
     return Gradient(
-        *(mine.index_copy(0, hard.places, part) for mine, part in zip(found, theirs, strict=True))
+        *(
+            cast(Tensor, mine).index_copy(0, hard.places, cast(Tensor, part))
+            for mine, part in zip(found, theirs, strict=True)
+        )
     )

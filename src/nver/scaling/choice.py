@@ -33,14 +33,14 @@ def solve(problem: Problem) -> Solution:
     SettingsError
         If NVER_SINKHORN names no solver, or one that is not available.
     """
-    cost, a, b = problem[:3]
-    solver = choose(cost)
+    cost, a, b, _, _, _ = problem
     by_weights = a.requires_grad or b.requires_grad
     if not ((by_weights or cost.requires_grad) and torch.is_grad_enabled()):
-        return solver.solve(problem, keep=False)
-    call = _Call(problem, solver)
+        return choose(cost).solve(problem, keep=False)
+    rest: list[Any] = []
     weights = (a, b) if by_weights else ()
-    return Solution(_Plan.apply(call, cost, *weights), *call.rest)  # type: ignore[no-untyped-call]
+    plan = _Plan.apply(problem, rest, cost, *weights)  # type: ignore[no-untyped-call]
+    return Solution(plan, *rest)
 
 
 def choose(cost: Float[Tensor, "problems n m"]) -> Solver:
@@ -93,32 +93,26 @@ def _launched() -> Solver:
     return cast(Solver, _module("batched"))
 
 
-class _Call:
-    """One solve; what is not differentiated leaves through `rest`: outputs cost as much as a solve.
-
-    The plan stays out: the graph that belongs to the plan holds this object.
-    """
-
-    __slots__ = ("problem", "rest", "solver", "tape")
-
-    def __init__(self, problem: Problem, solver: Solver) -> None:
-        self.problem = problem
-        self.solver = solver
-        self.rest: tuple[Tensor, Tensor, Tensor, Tensor]
-        self.tape: Any
-
-
 @final
 class _Plan(torch.autograd.Function):
-    """The plan as a function of costs, and of weights if one is differentiated."""
+    """The plan as a function of costs, and of weights if one is differentiated.
+
+    What is not differentiated leaves through `rest`: an output costs as much as a small solve.
+    """
 
     @staticmethod
-    def forward(ctx: Any, call: _Call, cost: Tensor, *weights: Tensor) -> Tensor:
-        plan, row, column, error, count, call.tape = call.solver.solve(call.problem, keep=True)
-        call.rest = (row, column, error, count)
+    def forward(
+        ctx: Any, problem: Problem, rest: list[Any], cost: Tensor, *weights: Tensor
+    ) -> Tensor:
+        solver = choose(cost)
+        plan, *others = solver.solve(problem, keep=True)
+        rest += others
         # What is saved is refused if it was changed in place; each costs as much as a small array.
-        ctx.save_for_backward(plan, cost, *weights)
-        ctx.call = call
+        if solver.READS_PLAN:
+            ctx.save_for_backward(cost, plan, *weights)
+        else:
+            ctx.save_for_backward(cost, None, *weights)
+        ctx.call = (solver, problem, rest)  # without the plan, whose graph holds this
         return plan
 
     @staticmethod
@@ -130,13 +124,13 @@ class _Plan(torch.autograd.Function):
 
 def _back(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     """Return the derivatives by what `_Plan.forward` got, with the solver's adjoint."""
-    plan, _, *weights = ctx.saved_tensors
-    call: _Call = ctx.call
-    found = call.solver.pull_back(call.problem, Solution(plan, *call.rest, call.tape), grad)
+    _, plan, *weights = ctx.saved_tensors
+    solver, problem, rest = ctx.call
+    found = solver.pull_back(problem, Solution(plan, *rest), grad)
     if not weights:
-        return None, found.cost
-    source, target = weights
-    return None, found.cost, over(found.log_source, source), over(found.log_target, target)
+        return None, None, found.cost
+    logs = zip(cast(tuple[Tensor, Tensor], found[1:]), weights, strict=True)
+    return None, None, found.cost, *(over(by_log, weight) for by_log, weight in logs)
 
 
 _back_once = once_differentiable(_back)

@@ -219,8 +219,8 @@ def solve_some(first, step, sizes, settings, one, places):
     """Solve problems first, first + step, ... of sizes (problems, n, m), each in the same memory.
 
     `settings` are (1 / eps, iterations, tolerance, iterations between checks), `one` is 1 in the
-    costs' type. `places` are addresses: cost, a, b, the fields of a Solution, and the memory of all
-    tapes, or 0 for none: then there are two slots.
+    costs' type. `places` are addresses: cost, a, b, the iterations done, the memory of all tapes or
+    0 for none (then there are two slots), and plan, row, column, error as in a Solution.
     """
     problems, n, m = sizes
     scale, iterations, _, _ = settings
@@ -229,18 +229,18 @@ def solve_some(first, step, sizes, settings, one, places):
         carray(pointer(places[1], one), (problems, n)),
         carray(pointer(places[2], one), (problems, m)),
     )
-    plan = carray(pointer(places[3], one), sizes)
+    plan = carray(pointer(places[5], one), sizes)
     row, column = (
-        carray(pointer(places[4], one), (problems, n)),
-        carray(pointer(places[5], one), (problems, m)),
+        carray(pointer(places[6], one), (problems, n)),
+        carray(pointer(places[7], one), (problems, m)),
     )
-    error = carray(pointer(places[6], one), problems)
-    done = carray(pointer(places[7], np.int64(0)), problems)
+    error = carray(pointer(places[8], one), problems)
+    done = carray(pointer(places[3], np.int64(0)), problems)
     limits = limits_of(cost)
     rows, columns = padded(n, m)
-    keep = places[8] > 0
+    keep = places[4] > 0
     if keep:
-        tapes = tapes_at(places[8], sizes, np.int64(iterations), one)
+        tapes = tapes_at(places[4], sizes, np.int64(iterations), one)
     else:
         tapes = (
             np.empty((1, 2 * (rows + columns)), cost.dtype),

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,84 +34,72 @@ from nver.scaling.compiled import tape_words
 from nver.scaling.forward import solve_some
 from nver.scaling.problem import CHECK_EVERY, Gradient, Problem, Solution
 
+READS_PLAN = False
 WORK_PER_THREAD = 4_000_000
 """Entries of K times iterations (about half a millisecond) that pay for starting a thread."""
 
 
 _ONE = {torch.float32: np.float32(1), torch.float64: np.float64(1)}
-
-
-class _Tape(NamedTuple):
-    """The arrays that were solved, in C's order, and what `compiled.tapes_at` finds in `memory`."""
-
-    cost: Tensor
-    source: Tensor
-    target: Tensor
-    memory: Tensor
+_Given = tuple[tuple[int, int, int], tuple[float, int, float, int], Any]
+"""Sizes, settings and 1 in the costs' type, as the loops take them."""
 
 
 def solve(problem: Problem, keep: bool) -> Solution:
     """Return the plans; with `keep`, remember the scalings of every iteration."""
-    cost, a, b = problem.cost.contiguous(), problem.source.contiguous(), problem.target.contiguous()
+    cost, a, b, eps, iterations, tolerance = problem
+    cost, a, b = cost.contiguous(), a.contiguous(), b.contiguous()
     problems, n, m = cost.shape
     plan, row, column = empty_like(cost), empty_like(a), empty_like(b)
     error, done = empty(problems, dtype=cost.dtype), empty(problems, dtype=torch.int64)
-    tape, memory = None, 0
-    if keep:  # pages never written cost nothing
-        words = problems * tape_words(n, m, problem.iterations, cost.itemsize)
-        tape = _Tape(cost, a, b, empty(words, dtype=torch.float64))
-        memory = tape.memory.data_ptr()
-    places = (
-        *(cost.data_ptr(), a.data_ptr(), b.data_ptr()),
-        *(plan.data_ptr(), row.data_ptr(), column.data_ptr(), error.data_ptr(), done.data_ptr()),
-        memory,
-    )
-    _over_problems(solve_some, cost, problem, places)
-    return Solution(plan, row, column, error, done, tape)
+    settings = (1 / eps, int(iterations), float(tolerance), CHECK_EVERY)
+    given = ((problems, n, m), settings, _ONE[cost.dtype])
+    read = (cost.data_ptr(), a.data_ptr(), b.data_ptr(), done.data_ptr())
+    written = (plan.data_ptr(), row.data_ptr(), column.data_ptr(), error.data_ptr())
+    if not keep:
+        _over_problems(solve_some, given, (*read, 0, *written))
+        return Solution(plan, row, column, error, done)
+    words = problems * tape_words(n, m, iterations, cost.itemsize)
+    memory = empty(words, dtype=torch.float64)  # pages never written cost nothing
+    kept = (*read, memory.data_ptr())
+    _over_problems(solve_some, given, (*kept, *written))
+    return Solution(plan, row, column, error, done, (given, kept, (cost, a, b, memory)))
 
 
 def pull_back(
     problem: Problem, solution: Solution, grad: Float[Tensor, "problems n m"]
 ) -> Gradient:
     """Return the derivatives of <grad, plan>, those of the iterations that ran."""
-    cost, a, b, memory = solution.tape
-    grad = grad.contiguous()
-    by_cost, by_a, by_b = empty_like(cost), None, None
-    if a.requires_grad or b.requires_grad or not cost.requires_grad:
-        by_a, by_b = empty_like(a), empty_like(b)
-    places = (
-        *(cost.data_ptr(), a.data_ptr(), b.data_ptr()),
-        *(memory.data_ptr(), solution.iterations.data_ptr(), grad.data_ptr()),
-        by_cost.data_ptr(),
-        *((0, 0) if by_a is None or by_b is None else (by_a.data_ptr(), by_b.data_ptr())),
-    )
-    _over_problems(pull_back_some, cost, problem, places)
+    given, read, (cost, a, b, _) = solution.tape
+    grad, by_cost = grad.contiguous(), empty_like(cost)
+    by_weights = problem.source.requires_grad or problem.target.requires_grad
+    if problem.cost.requires_grad and not by_weights:
+        places = (*read, grad.data_ptr(), by_cost.data_ptr(), 0, 0)
+        _over_problems(pull_back_some, given, places)
+        return Gradient(by_cost, None, None)
+    by_a, by_b = empty_like(a), empty_like(b)
+    written = (by_cost.data_ptr(), by_a.data_ptr(), by_b.data_ptr())
+    _over_problems(pull_back_some, given, (*read, grad.data_ptr(), *written))
     return Gradient(by_cost, by_a, by_b)
 
 
-def _over_problems(
-    run: Callable[..., None], cost: Tensor, problem: Problem, places: tuple[int, ...]
-) -> None:
+def _over_problems(run: Callable[..., None], given: _Given, places: tuple[int, ...]) -> None:
     """Call `run(first, step, ...)` so that together the calls see every problem once.
 
     The arrays go as addresses: whoever calls holds them.
     """
-    problems, n, m = sizes = tuple(cost.shape)
-    _, _, _, eps, iterations, tolerance = problem
-    settings = (1 / eps, int(iterations), float(tolerance), CHECK_EVERY)
-    given = (sizes, settings, _ONE[cost.dtype], places)
-    work = problems * n * m * iterations
-    if work < 2 * WORK_PER_THREAD or problems == 1:
-        run(0, 1, *given)
+    (problems, n, m), (_, iterations, _, _), _ = given
+    if problems == 1 or (work := problems * n * m * iterations) < 2 * WORK_PER_THREAD:
+        run(0, 1, *given, places)
         return
     threads = min(torch.get_num_threads(), problems, work // WORK_PER_THREAD)
     others = [
-        threading.Thread(target=run, args=(first, threads, *given)) for first in range(1, threads)
+        threading.Thread(target=run, args=(first, threads, *given, places))
+        for first in range(1, threads)
     ]
     for thread in others:
         thread.start()
     try:
-        run(0, threads, *given)
+        run(0, threads, *given, places)
     finally:
         for thread in others:
             thread.join()

@@ -23,6 +23,8 @@ from torch import Tensor
 from nver.scaling.batched import TINY, WIDEST, Hard, threshold, with_hard, with_logarithms
 from nver.scaling.problem import CHECK_EVERY, Gradient, Problem, Solution
 
+READS_PLAN = True
+
 try:
     import triton
     import triton.language as tl

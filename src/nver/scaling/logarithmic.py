@@ -16,6 +16,8 @@ from torch import Tensor
 
 from nver.scaling.problem import CHECK_EVERY, Gradient, Problem, Solution
 
+READS_PLAN = False
+
 
 class History(NamedTuple):
     """Potentials u_t, v_t after t = 0, 1, ... iterations; a problem that stopped keeps its last."""

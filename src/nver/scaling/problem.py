@@ -72,7 +72,12 @@ class Gradient(NamedTuple):
 
 @runtime_checkable
 class Solver(Protocol):
-    """Runs Sinkhorn's iterations from g = 0, rows first, and goes back through them."""
+    """Runs Sinkhorn's iterations from g = 0, rows first, and goes back through them.
+
+    `pull_back` gets a solution without its plan from a solver that does not read it.
+    """
+
+    READS_PLAN: bool
 
     def solve(self, problem: Problem, keep: bool) -> Solution:
         """Return the plans; with `keep`, remember what `pull_back` needs."""
