@@ -31,6 +31,14 @@ def test_products_are_products(shape):
     products.multiply(a, b, out)
     products.accumulate(out, a, b)
     torch.testing.assert_close(out.double(), 2 * expected, atol=1e-4, rtol=1e-4)
+    more = products.multiply_add(out, a, b)
+    torch.testing.assert_close(more.double(), 3 * expected, atol=1e-4, rtol=1e-4)
+
+
+def test_a_product_has_its_derivatives():
+    a, b = (torch.randn(2, 3, 3, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    assert torch.autograd.gradcheck(products._Product.apply, (a, b))
+    torch.testing.assert_close(products.product(a, b), a @ b)
 
 
 @pytest.mark.skipif("TRITON_INTERPRET" not in os.environ, reason="run by the test after it")

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from nver.fusion import loops
 from nver.heads.loops import run
+from nver.heads.products import product
 from nver.transport import TransportPlan, cost_scale, normalised_cost, pairwise_cost, sinkhorn
 
 Latents = Sequence[Float[Tensor, "*members clips width"]]
@@ -49,7 +50,7 @@ class Mapped(Mapping[tuple[int, int], Tensor]):
         self.maps = maps
 
     def __getitem__(self, pair: tuple[int, int]) -> Tensor:
-        return self.maps[pair] @ self.latents[pair[1]]
+        return product(self.maps[pair], self.latents[pair[1]])
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         return iter(self.maps)

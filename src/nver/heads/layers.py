@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float, Int16
 from torch import Tensor, nn
 
 from nver.heads import loops
-from nver.heads.products import multiply
+from nver.heads.products import multiply, multiply_add
 
 LEVELS = 65536
 """Values of the random bits from which dropout masks are made."""
@@ -112,9 +112,7 @@ class _Dense(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
-        if x.device.type == "cpu":
-            return torch.baddbmm(bias.unsqueeze(2), weight, x.mT).mT.contiguous()
-        return multiply(x, weight.mT).add_(bias.unsqueeze(1))
+        return multiply_add(bias.unsqueeze(2), weight, x.mT).mT.contiguous()
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:

@@ -16,7 +16,7 @@ float64, the products are the libraries'.
 from __future__ import annotations
 
 import importlib
-from typing import Any, no_type_check
+from typing import Any, final, no_type_check
 
 import torch
 from jaxtyping import Float
@@ -59,6 +59,41 @@ def accumulate(
         _launch(a, b, out, add=True)
     else:
         out.baddbmm_(a, b)
+
+
+def multiply_add(
+    start: Float[Tensor, "members #rows #columns"],
+    a: Float[Tensor, "members rows inner"],
+    b: Float[Tensor, "members inner columns"],
+) -> Float[Tensor, "members rows columns"]:
+    """Return start + a b."""
+    return multiply(a, b).add_(start) if _own(a) else torch.baddbmm(start, a, b)
+
+
+def product(
+    a: Float[Tensor, "*members rows inner"], b: Float[Tensor, "*members inner columns"]
+) -> Float[Tensor, "*members rows columns"]:
+    """Return a b, which can be differentiated."""
+    if a.dim() != 3 or not _own(a):
+        return a @ b
+    out: Tensor = _Product.apply(a, b)  # type: ignore[no-untyped-call]
+    return out
+
+
+@final
+class _Product(torch.autograd.Function):
+    """`multiply`, and back by two of them."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
+        ctx.save_for_backward(a, b)
+        return multiply(a, b)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        a, b = ctx.saved_tensors
+        d_a = multiply(gradient, b.mT) if ctx.needs_input_grad[0] else None
+        return d_a, multiply(a.mT, gradient) if ctx.needs_input_grad[1] else None
 
 
 def _own(a: Tensor) -> bool:
