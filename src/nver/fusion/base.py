@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from nver.errors import SettingsError
 from nver.fusion.coupling import BatchCoupling, Coupling, Latents, Moved, TransportSettings
 from nver.fusion.table import FUSIONS
-from nver.heads import HIDDEN, Batch, ConvTrunk, Dropout, Hidden, Linear
+from nver.heads import HIDDEN, Batch, ConvTrunk, Hidden, Linear
 
 BRANCH_WIDTH = 120
 """Width of every branch (arXiv 2409.14221)."""
@@ -89,16 +89,14 @@ class ConvBranch(nn.Module):
 
     def __init__(self, dim: int, dropout: float, width: int = BRANCH_WIDTH) -> None:
         super().__init__()
-        self.trunk = ConvTrunk(dim, (32, 64))
-        self.dropout = Dropout(self.trunk.width, dropout)
+        self.trunk = ConvTrunk(dim, (32, 64), dropout)
         self.dense = Linear(self.trunk.width, width)
 
     def forward(
         self, x: Float[Tensor, "*members clips dim"], batch: Batch | None = None
     ) -> Float[Tensor, "*members clips width"]:
         """Return the branch's latents."""
-        features = self.dropout(self.trunk(x, batch), batch)
-        latents: Tensor = self.dense(features)
+        latents: Tensor = self.dense(self.trunk(x, batch))
         return latents
 
 

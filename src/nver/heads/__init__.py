@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 from nver.heads.convolution import CLIPS_AT_ONCE, ConvPool
-from nver.heads.layers import Batch, Dropout, Hidden, LayerNorm, Linear, Random, Standardise
+from nver.heads.layers import Batch, Dropout, Hidden, LayerNorm, Linear, Random
 from nver.heads.networks import CNN, FCN, HIDDEN, Classifier, ConvTrunk, build_head
+from nver.heads.standardise import Standardise
 
 __all__ = [
     "CLIPS_AT_ONCE",

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 KERNEL = 3
-CLIPS_AT_ONCE = 8
+CLIPS_AT_ONCE = 4
 """Clips per pass on a CPU: their block of activations stays in a core's cache."""
 
 

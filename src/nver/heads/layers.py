@@ -101,9 +101,28 @@ class Dropout(Random):
         return (bits > self.threshold).to(dtype).mul_(self.scale)
 
 
+Factors = list[tuple[Float[Tensor, "members rows out"], Float[Tensor, "members rows width"]]]
+"""Gradients G at a dense layer's sums and its inputs X: that at the weight is the sum of G^T X."""
+
+
+def want_factors(weight: Tensor) -> Factors:
+    """Return where a dense layer with this weight puts its gradient's factors from now on.
+
+    The weight itself gets no gradient then; who asks empties the list after each step.
+    """
+    weight.factors = []  # type: ignore[attr-defined]
+    return wanted_factors(weight) or []
+
+
+def wanted_factors(weight: Tensor) -> Factors | None:
+    """Return where the factors of this weight's gradient go, or None: nobody has asked."""
+    return getattr(weight, "factors", None)
+
+
 @final
 class _Dense(torch.autograd.Function):
-    """x W^T + b of a stack; weight gradients come out in the layout of the weights, uncopied.
+    """x W^T + b of a stack; weight gradients come out in the layout of the weights, uncopied, or
+    as their factors (`Factors`).
 
     The product is taken as W x^T: with few clips and wide inputs that is twice as fast on a CPU,
     where whole rows of W are read.
@@ -112,10 +131,11 @@ class _Dense(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
+        ctx.factors = wanted_factors(weight)
         return multiply_add(bias.unsqueeze(2), weight, x.mT).mT.contiguous()
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         return *_dense_gradients(ctx, x, weight, gradient), gradient.sum(1)
 
@@ -129,6 +149,7 @@ class _HiddenUnits(torch.autograd.Function):
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, bits: Tensor | None, drop: Dropout
     ) -> Tensor:
         ctx.scale = 1.0 if bits is None else drop.scale
+        ctx.factors = wanted_factors(weight)
         product = multiply(weight, x.mT)
         if x.device.type == "cpu" and loops_work(x.dtype):
             out = product.new_empty(product.mT.shape)
@@ -157,9 +178,12 @@ class _HiddenUnits(torch.autograd.Function):
 
 def _dense_gradients(
     ctx: Any, x: Tensor, weight: Tensor, gradient: Tensor
-) -> tuple[Tensor | None, Tensor]:
+) -> tuple[Tensor | None, Tensor | None]:
     """Return the gradients at x and the weight of a stacked dense layer."""
     d_x = multiply(gradient, weight) if ctx.needs_input_grad[0] else None
+    if ctx.factors is not None:
+        ctx.factors.append((gradient, x))
+        return d_x, None
     return d_x, multiply(gradient.mT, x)
 
 
@@ -260,86 +284,3 @@ class LayerNorm(nn.Module):
             return nn.functional.layer_norm(x, self.weight.shape, self.weight, self.bias)
         normed = nn.functional.layer_norm(x, x.shape[-1:])
         return torch.addcmul(self.bias.unsqueeze(1), normed, self.weight.unsqueeze(1))
-
-
-@final
-class _StandardiseBatch(torch.autograd.Function):
-    """Weighted standardisation along the clips; also returns the batch's mean and variance.
-
-    With weights w that sum to 1: m = sum w x, v = sum w (x - m)^2, out = (x - m) / sqrt(v + e), and
-    back dx = (g - w sum g - w out sum(g out)) / sqrt(v + e), rows of weight 0 passing nothing on.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weights: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-        mean = weights @ x
-        out = x - mean
-        variance = weights @ out.square()
-        scale = (variance + eps).rsqrt()
-        out.mul_(scale)
-        ctx.save_for_backward(out, weights, scale)
-        ctx.mark_non_differentiable(mean, variance)
-        return out, mean, variance
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor, None, None]:
-        out, weights, scale = ctx.saved_tensors
-        column = weights.mT
-        shared = gradient.sum(-2, keepdim=True)
-        along = (gradient * out).sum(-2, keepdim=True)
-        inner = torch.addcmul(shared, out, along).mul_(column)
-        return torch.sub(gradient, inner, out=inner).mul_(scale), None, None
-
-
-@final
-class Standardise(nn.Module):
-    """Each feature to mean 0 and deviation 1: of its batch in training, of running averages after.
-
-    Batch normalisation (Ioffe & Szegedy 2015) without scale and shift. The first batch sets the
-    averages, so that a training of few steps leaves sound ones; a batch of one clip uses them. A
-    prediction never depends on its batch.
-
-    Parameters
-    ----------
-    width : int
-        Number of features.
-    """
-
-    mean: Tensor
-    variance: Tensor
-    batches: Tensor
-    eps = 1e-5
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(width))
-        self.register_buffer("variance", torch.ones(width))
-        self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
-
-    def forward(
-        self, x: Float[Tensor, "*members clips width"], batch: Batch | None = None
-    ) -> Float[Tensor, "*members clips width"]:
-        """Return the standardised features."""
-        if batch is None or batch.bits is None:
-            scale = (self.variance + self.eps).rsqrt()
-            return (x - self.mean.unsqueeze(-2)) * scale.unsqueeze(-2)
-        rows = x.new_ones(x.shape[:-1])
-        present = rows if batch.present is None else batch.present.to(x.dtype)
-        count = present.sum(-1, keepdim=True)
-        weights = (present / count.clamp(min=1)).unsqueeze(-2)
-        out, mean, variance = _StandardiseBatch.apply(x, weights, self.eps)  # type: ignore[no-untyped-call]
-        enough = count > 1
-        unbiased = variance.squeeze(-2) * (count / (count - 1).clamp(min=1))
-        self._learn(mean.squeeze(-2), unbiased, enough)
-        if x.shape[-2] > 1 and batch.present is None:
-            standardised: Tensor = out
-            return standardised
-        return torch.where(enough.unsqueeze(-1), out, self(x))
-
-    @torch.no_grad()
-    def _learn(self, mean: Tensor, variance: Tensor, enough: Tensor) -> None:
-        """Move the averages of the members that have a batch worth the name."""
-        self.batches += enough.squeeze(-1)
-        momentum = (1 / self.batches.clamp(min=1)).clamp(min=0.1).unsqueeze(-1) * enough
-        self.mean.lerp_(mean, momentum.to(mean.dtype))
-        self.variance.lerp_(variance, momentum.to(mean.dtype))

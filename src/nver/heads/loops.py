@@ -11,9 +11,15 @@ import logging
 from collections.abc import Callable
 from typing import no_type_check
 
+import numpy as np
+
 from nver.scaling.compiled import AVAILABLE, compiled_and_kept
 
 LOG = logging.getLogger(__name__)
+BLOCK = 512
+"""Features that are standardised together: those of 32 clips stay in a core's cache."""
+EVEN, ODD = np.int8(1), np.int8(2)
+"""Which of two positions was the larger; 0 where neither passed the ReLU."""
 
 
 def run(what: str, once: Callable[[], None]) -> bool:
@@ -68,16 +74,16 @@ def units_back(gradient, out, scale, inner, d_bias):
 
 @compiled_and_kept
 @no_type_check
-def pool(even, odd, bias, out, winner):
+def pool(product, bias, out, winner):
     """Set out to max(max(even, odd) + bias, 0), and winner to 1 (even), 2 (odd) or 0 (neither).
 
-    Shapes: even, odd [clips, rows, filters], of which rows from `pooled` on are left out; bias
-    [filters]; out, winner [clips, pooled, filters].
+    Shapes: product [clips, positions, filters], of which positions from 2 `pooled` on are left out;
+    bias [filters]; out, winner [clips, pooled, filters].
     """
     for c in range(out.shape[0]):
         for s in range(out.shape[1]):
             for k in range(out.shape[2]):
-                first, second = even[c, s, k], odd[c, s, k]
+                first, second = product[c, 2 * s, k], product[c, 2 * s + 1, k]
                 value = max(first, second) + bias[k]
                 out[c, s, k] = 0 if value <= 0 else value
                 winner[c, s, k] = 0 if value <= 0 else (1 if first > second else 2)
@@ -85,35 +91,30 @@ def pool(even, odd, bias, out, winner):
 
 @compiled_and_kept
 @no_type_check
-def pool_back(gradient, winner, even, odd, d_bias):
-    """Set even and odd to what passes back to them (0 from `pooled` on); add to d_bias."""
+def pool_back(gradient, winner, product, d_bias):
+    """Set what passes back to the product (0 from 2 `pooled` on); add to d_bias."""
     clips, pooled, filters = gradient.shape
     for c in range(clips):
         for s in range(pooled):
+            given, won = gradient[c, s], winner[c, s]
+            even, odd = product[c, 2 * s], product[c, 2 * s + 1]
             for k in range(filters):
-                passed, won = gradient[c, s, k], winner[c, s, k]
-                even[c, s, k] = passed if won == 1 else 0
-                odd[c, s, k] = passed if won == 2 else 0
-                d_bias[k] += passed if won > 0 else 0
-        for s in range(pooled, even.shape[1]):
+                even[k] = given[k] if won[k] == EVEN else 0
             for k in range(filters):
-                even[c, s, k] = 0
-                odd[c, s, k] = 0
+                odd[k] = given[k] if won[k] == ODD else 0
+            for k in range(filters):
+                d_bias[k] += even[k] + odd[k]
+        for s in range(2 * pooled, product.shape[1]):
+            for k in range(filters):
+                product[c, s, k] = 0
 
 
 @compiled_and_kept
 @no_type_check
 def read(x, weight, bias, out, winner):
-    """Do the whole block for one channel: x [clips, length], weight [3, filters]; see `pool`.
-
-    Here `out` may have more positions than `winner`; they are set to 0.
-    """
-    pooled = winner.shape[1]
+    """Do the whole block for one channel: x [clips, length], weight [3, filters]; see `pool`."""
     for c in range(out.shape[0]):
-        for s in range(pooled, out.shape[1]):
-            for k in range(out.shape[2]):
-                out[c, s, k] = 0
-        for s in range(pooled):
+        for s in range(out.shape[1]):
             x0, x1, x2, x3 = x[c, 2 * s], x[c, 2 * s + 1], x[c, 2 * s + 2], x[c, 2 * s + 3]
             for k in range(out.shape[2]):
                 w0, w1, w2 = weight[0, k], weight[1, k], weight[2, k]
@@ -126,19 +127,105 @@ def read(x, weight, bias, out, winner):
 
 @compiled_and_kept
 @no_type_check
-def read_back(x, gradient, winner, d_weight, d_bias):
+def read_back(x, windows, winner, d_weight, d_bias):
     """Add to d_weight [3, filters] and d_bias what the gradient says, for one channel.
 
-    The gradient may have more positions than `winner`; they are left out.
+    It comes for every window of three positions, [2 + clips positions, 3 filters], from the third
+    row on. Two positions are done together: positions are an even number.
     """
-    clips, pooled, filters = winner.shape
+    clips, positions, filters = winner.shape
+    room = np.empty((4, filters), x.dtype)
     for c in range(clips):
-        for s in range(pooled):
-            x0, x1, x2, x3 = x[c, 2 * s], x[c, 2 * s + 1], x[c, 2 * s + 2], x[c, 2 * s + 3]
+        for s in range(0, positions, 2):
+            for i in range(2):
+                row, won = 2 + c * positions + s + i, winner[c, s + i]
+                first, second = windows[row, :filters], windows[row - 1, filters : 2 * filters]
+                third, even, odd = windows[row - 2, 2 * filters :], room[2 * i], room[2 * i + 1]
+                for k in range(filters):
+                    passed = first[k] + second[k] + third[k]
+                    even[k] = passed if won[k] == EVEN else 0
+                    odd[k] = passed if won[k] == ODD else 0
+            x0, x1, x2 = x[c, 2 * s], x[c, 2 * s + 1], x[c, 2 * s + 2]
+            x3, x4, x5 = x[c, 2 * s + 3], x[c, 2 * s + 4], x[c, 2 * s + 5]
             for k in range(filters):
-                won = winner[c, s, k]
-                passed = gradient[c, s, k] if won > 0 else 0
-                d_weight[0, k] += passed * (x0 if won == 1 else x1)
-                d_weight[1, k] += passed * (x1 if won == 1 else x2)
-                d_weight[2, k] += passed * (x2 if won == 1 else x3)
-                d_bias[k] += passed
+                g0, g1, g2, g3 = room[0, k], room[1, k], room[2, k], room[3, k]
+                d_weight[0, k] += g0 * x0 + g1 * x1 + g2 * x2 + g3 * x3
+                d_weight[1, k] += g0 * x1 + g1 * x2 + g2 * x3 + g3 * x4
+                d_weight[2, k] += g0 * x2 + g1 * x3 + g2 * x4 + g3 * x5
+                d_bias[k] += g0 + g1 + g2 + g3
+
+
+@compiled_and_kept
+@no_type_check
+def moments(x, weights, mean, variance):
+    """Set the weighted mean and variance of x [members, clips, width] along the clips."""
+    members, clips, width = x.shape
+    for m in range(members):
+        for start in range(0, width, BLOCK):
+            stop = min(start + BLOCK, width)
+            centre, spread = mean[m, start:stop], variance[m, start:stop]
+            for u in range(stop - start):
+                centre[u] = 0
+                spread[u] = 0
+            for c in range(clips):
+                row, weight = x[m, c, start:stop], weights[m, c]
+                for u in range(stop - start):
+                    centre[u] += weight * row[u]
+            for c in range(clips):
+                row, weight = x[m, c, start:stop], weights[m, c]
+                for u in range(stop - start):
+                    off = row[u] - centre[u]
+                    spread[u] += weight * off * off
+
+
+@compiled_and_kept
+@no_type_check
+def standardise(x, mean, factor, bits, threshold, scale, out):
+    """Set out to (x - mean) factor, times `scale`, or 0 if dropped; bits as in `units`."""
+    members, clips, width = x.shape
+    for m in range(members):
+        for start in range(0, width, BLOCK):
+            stop = min(start + BLOCK, width)
+            centre, times = mean[m, start:stop], factor[m, start:stop]
+            for c in range(clips):
+                row, made = x[m, c, start:stop], out[m, c, start:stop]
+                for u in range(stop - start):
+                    made[u] = (row[u] - centre[u]) * times[u] * scale
+                if bits.shape[0] > 0:
+                    drawn = bits[m, c, start:stop]
+                    for u in range(stop - start):
+                        made[u] = made[u] if drawn[u] > threshold else 0
+
+
+@compiled_and_kept
+@no_type_check
+def standardise_back(gradient, x, mean, factor, weights, bits, threshold, scale, d_x):
+    """Set d_x to (g - w sum g - w z sum(g z)) factor: g the gradient at z = (x - mean) factor."""
+    members, clips, width = x.shape
+    sums, along = np.empty(BLOCK, x.dtype), np.empty(BLOCK, x.dtype)
+    for m in range(members):
+        for start in range(0, width, BLOCK):
+            stop = min(start + BLOCK, width)
+            centre, times = mean[m, start:stop], factor[m, start:stop]
+            for u in range(stop - start):
+                sums[u] = 0
+                along[u] = 0
+            for c in range(clips):
+                given, made = gradient[m, c, start:stop], d_x[m, c, start:stop]
+                for u in range(stop - start):
+                    made[u] = given[u] * scale
+                if bits.shape[0] > 0:
+                    drawn = bits[m, c, start:stop]
+                    for u in range(stop - start):
+                        made[u] = made[u] if drawn[u] > threshold else 0
+                row = x[m, c, start:stop]
+                for u in range(stop - start):
+                    sums[u] += made[u]
+                    along[u] += made[u] * (row[u] - centre[u])
+            for u in range(stop - start):
+                along[u] *= times[u] * times[u]
+            for c in range(clips):
+                row, made, weight = x[m, c, start:stop], d_x[m, c, start:stop], weights[m, c]
+                for u in range(stop - start):
+                    shared = sums[u] + (row[u] - centre[u]) * along[u]
+                    made[u] = (made[u] - weight * shared) * times[u]

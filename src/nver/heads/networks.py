@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from nver.errors import SettingsError
 from nver.heads.convolution import KERNEL, ConvPool
-from nver.heads.layers import Batch, Dropout, Hidden, Linear, Standardise
+from nver.heads.layers import Batch, Hidden, Linear
+from nver.heads.standardise import Standardise
 from nver.heads.trunk import loops_work, two_blocks
 
 HIDDEN = 128
@@ -27,7 +28,7 @@ SHORTEST = 10
 
 @final
 class ConvTrunk(nn.Module):
-    """Two convolution blocks over an embedding read as a sequence, flattened and standardised.
+    """Two convolution blocks over an embedding read as a sequence, flattened, standardised, dropped.
 
     Without the standardisation nothing is learned behind attention: after ReLU and pooling all
     features are positive, a dense layer over thousands of them gives every clip nearly the same
@@ -39,6 +40,8 @@ class ConvTrunk(nn.Module):
         Width of the embedding; below 10 it is padded with zeros.
     filters : (int, int)
         Of the two blocks: (64, 128) for the paper's CNN head, (32, 64) for MATA's branches.
+    share : float
+        Share of the outputs dropped in training.
 
     Attributes
     ----------
@@ -46,7 +49,7 @@ class ConvTrunk(nn.Module):
         Values per clip that come out.
     """
 
-    def __init__(self, dim: int, filters: tuple[int, int]) -> None:
+    def __init__(self, dim: int, filters: tuple[int, int], share: float = 0.0) -> None:
         super().__init__()
         self.padding = max(SHORTEST - dim, 0)
         self.blocks = nn.Sequential(ConvPool(1, filters[0]), ConvPool(*filters))
@@ -54,12 +57,12 @@ class ConvTrunk(nn.Module):
         for _ in filters:
             length = (length - KERNEL + 1) // 2
         self.width = length * filters[1]
-        self.standardise = Standardise(self.width)
+        self.standardise = Standardise(self.width, share)
 
     def forward(
         self, x: Float[Tensor, "*members clips dim"], batch: Batch | None = None
     ) -> Float[Tensor, "*members clips width"]:
-        """Return the flattened, standardised activations."""
+        """Return the flattened, standardised activations, dropped ones set to 0."""
         padded = nn.functional.pad(x, (0, self.padding)) if self.padding else x
         standardised: Tensor = self.standardise(self.maps(padded).flatten(-2), batch)
         return standardised
@@ -146,16 +149,14 @@ class CNN(nn.Module):
 
     def __init__(self, dim: int, classes: int, dropout: float = 0.3, hidden: int = HIDDEN) -> None:
         super().__init__()
-        self.trunk = ConvTrunk(dim, (64, 128))
-        self.dropout = Dropout(self.trunk.width, dropout)
+        self.trunk = ConvTrunk(dim, (64, 128), dropout)
         self.layers = Classifier(self.trunk.width, classes, dropout, hidden)
 
     def forward(
         self, x: Float[Tensor, "*members clips dim"], batch: Batch | None = None
     ) -> Float[Tensor, "*members clips classes"]:
         """Return the logits."""
-        features = self.dropout(self.trunk(x, batch), batch)
-        logits: Tensor = self.layers(features, batch)
+        logits: Tensor = self.layers(self.trunk(x, batch), batch)
         return logits
 
 

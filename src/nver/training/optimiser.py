@@ -2,7 +2,8 @@
 
 Loshchilov & Hutter 2019. A member that is not active in a step does not move: not even its moments
 decay. On a CPU torch's fused kernel takes one pass over weights, gradients and moments, which is
-memory-bound, per member where members differ. On other devices all parameters are one matrix
+memory-bound, per member where members differ; wide dense layers hand in their gradient's factors
+(`factored`). On other devices all parameters are one matrix
 [members, P], and a step is a dozen launches whatever the members' rates and counts are.
 """
 
@@ -16,6 +17,9 @@ from typing import final
 import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
+
+from nver.heads.layers import Factors, want_factors
+from nver.training.factored import WIDE, Move, loops_work, move_weights
 
 BETAS = (0.9, 0.999)
 EPS = 1e-8
@@ -82,6 +86,15 @@ def optimiser(parameters: Sequence[Tensor], weight_decay: float) -> MemberAdamW:
     return kind(parameters, weight_decay)
 
 
+def _move_of(rate: float | None, count: int, weight_decay: float) -> Move:
+    """Return what a member's step number `count`, from 1 on, does; without a rate: nothing."""
+    if rate is None:
+        return Move(1.0, 0.0, 0.0, 1.0, 0.0, EPS)
+    root = 1 / math.sqrt(1 - BETAS[1] ** count)
+    size = rate / (1 - BETAS[0] ** count)
+    return Move(1 - rate * weight_decay, 1 - BETAS[0], 1 - BETAS[1], root, size, EPS)
+
+
 @final
 class FusedAdamW(MemberAdamW):
     """Torch's fused kernel: over the stack where members are alike, else over each."""
@@ -99,11 +112,18 @@ class FusedAdamW(MemberAdamW):
             [[whole[m] for whole in tensors] for tensors in self._state]
             for m in range(len(self.counts))
         ]
+        self._factors = {
+            i: want_factors(p)
+            for i, p in enumerate(parameters)
+            if p.dim() == 3 and p[0].numel() >= WIDE and loops_work(p.dtype)
+        }
         # The kernel takes the count per tensor, and adds 1 to it.
         self._clock = torch.zeros(len(parameters))
         self._clocks = list(self._clock.unbind())
 
     def _move(self, rates: Rates) -> None:
+        for i, factors in self._factors.items():
+            self._move_wide(i, factors, rates)
         gradients = [p.grad for p in self.parameters]
         if self._alike(rates):
             self._call(self._state, gradients, rates[0], self.counts[0])
@@ -112,6 +132,15 @@ class FusedAdamW(MemberAdamW):
             if rate is not None:
                 own = [None if g is None else g[m] for g in gradients]
                 self._call(self._views[m], own, rate, self.counts[m])
+
+    def _move_wide(self, number: int, factors: Factors, rates: Rates) -> None:
+        """Move a parameter whose gradient comes in factors, if it does."""
+        for m, (rate, count) in enumerate(zip(rates, self.counts, strict=True)):
+            if factors and rate is not None:
+                how = _move_of(rate, count + 1, self.weight_decay)
+                own = [(g[m], x[m]) for g, x in factors]
+                move_weights(*(kind[number] for kind in self._views[m]), own, how)
+        factors.clear()
 
     def _call(
         self,
@@ -156,17 +185,9 @@ class FlatAdamW(MemberAdamW):
         for step in rates:
             counts = [n + (rate is not None) for n, rate in zip(counts, step, strict=True)]
             pairs = zip(step, counts, strict=True)
-            rows.append([self._factors(rate, count) for rate, count in pairs])
+            rows.append([_move_of(rate, count, self.weight_decay)[:-1] for rate, count in pairs])
         table = torch.tensor(rows, dtype=self._weights.dtype).transpose(1, 2).unsqueeze(-1)
         self._table = list(table.contiguous().to(self._weights.device))
-
-    def _factors(self, rate: float | None, count: int) -> tuple[float, ...]:
-        """Return shares kept of a weight, taken of both moments, the root's scale and the rate."""
-        if rate is None:
-            return 1.0, 0.0, 0.0, 1.0, 0.0
-        root = 1 / math.sqrt(1 - BETAS[1] ** count)
-        moved = rate / (1 - BETAS[0] ** count)
-        return 1 - rate * self.weight_decay, 1 - BETAS[0], 1 - BETAS[1], root, -moved
 
     def _hold(self, parameters: Sequence[Tensor], members: Tensor | None) -> None:
         self.parameters = list(parameters)
@@ -195,4 +216,4 @@ class FlatAdamW(MemberAdamW):
         second.lerp_(gradient.square_(), by_second)
         step = torch.sqrt(second, out=gradient).mul_(root).add_(EPS)
         torch.div(first, step, out=step)
-        self._weights.mul_(shrink).addcmul_(step, size)
+        self._weights.mul_(shrink).addcmul_(step, size, value=-1)
