@@ -22,6 +22,7 @@ from nver.heads import (
     Standardise,
     build_head,
     layers,
+    standardise,
 )
 from nver.heads.trunk import loops_work
 from nver.training import stack
@@ -66,23 +67,25 @@ def test_the_block_is_conv_relu_pool_and_so_are_its_gradients(clips, length, cha
 
 @pytest.mark.parametrize("clips", [1, CLIPS_AT_ONCE, 2 * CLIPS_AT_ONCE + 3])
 @pytest.mark.parametrize("dim", [10, 11, 12, 13, 40])
-def test_the_compiled_blocks_are_two_blocks_and_so_are_their_gradients(clips, dim):
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_the_compiled_blocks_are_two_blocks_and_so_are_their_gradients(clips, dim, dtype):
     pytest.importorskip("numba")
-    assert loops_work(F64)
-    trunks = [ConvTrunk(dim, (3, 5)).double() for _ in range(2)]
+    assert loops_work(dtype)
+    close = {"atol": 1e-10, "rtol": 1e-9} if dtype == F64 else {"atol": 1e-4, "rtol": 1e-4}
+    trunks = [ConvTrunk(dim, (3, 5)).to(dtype) for _ in range(2)]
     whole = stack.stack(trunks, CPU)
-    x = torch.randn(2, clips, dim, generator=torch.Generator().manual_seed(dim), dtype=F64)
+    x = torch.randn(2, clips, dim, generator=torch.Generator().manual_seed(dim), dtype=dtype)
     mine = whole.maps(x)
     assert "_TwoBlocks" in type(mine.grad_fn).__name__
     theirs = whole.blocks(x.unsqueeze(-1))
-    torch.testing.assert_close(mine, theirs, atol=1e-12, rtol=1e-10)
-    upstream = torch.randn(mine.shape, dtype=F64, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(mine, theirs, **close)
+    upstream = torch.randn(mine.shape, dtype=dtype, generator=torch.Generator().manual_seed(1))
     parameters = list(whole.blocks.parameters())
     got = torch.autograd.grad(mine, parameters, upstream)
     expected = torch.autograd.grad(theirs, parameters, upstream)
     for a, b in zip(got, expected, strict=True):
-        torch.testing.assert_close(a, b, atol=1e-10, rtol=1e-9)
-    torch.testing.assert_close(trunks[1].maps(x[1]), mine[1], atol=1e-12, rtol=1e-10)
+        torch.testing.assert_close(a, b, **close)
+    torch.testing.assert_close(trunks[1].maps(x[1]), mine[1], **close)
 
 
 def test_without_the_loops_or_with_a_gradient_at_the_input_torch_does_it(monkeypatch):
@@ -155,8 +158,14 @@ def _torchs(x, gradient):
     return out.detach(), d_x, theirs.running_mean, theirs.running_var
 
 
-def test_standardising_is_torchs_batch_normalisation_for_members_of_unequal_batches():
+@pytest.mark.parametrize("work", [True, False], ids=["compiled", "torch"])
+def test_standardising_is_torchs_batch_normalisation_for_members_of_unequal_batches(
+    monkeypatch, work
+):
     """Three members with 9, 4 and 1 clips; the last learns nothing from its single clip."""
+    if work:
+        assert standardise.loops_work(F64)
+    monkeypatch.setattr(standardise, "loops_work", lambda _: work)
     generator = torch.Generator().manual_seed(0)
     whole = stack.stack([Standardise(5).double() for _ in range(3)], CPU)
     x = torch.randn(3, 9, 5, generator=generator, dtype=F64).requires_grad_()
@@ -174,6 +183,35 @@ def test_standardising_is_torchs_batch_normalisation_for_members_of_unequal_batc
         assert not d_x[m, n:].any()
     assert whole.batches.tolist() == [1, 1, 0]
     assert not whole.mean[2].any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+@pytest.mark.parametrize("width", [1, 7, 1301])
+@pytest.mark.parametrize("share", [0.0, 0.4])
+@pytest.mark.parametrize("counts", [(6, 6), (6, 2), (1, 0), None])
+def test_the_loop_standardises_and_drops_as_torch_does(monkeypatch, dtype, width, share, counts):
+    """Two steps, the second from averages that the first has moved; None: one clip each."""
+    assert standardise.loops_work(dtype)
+    generator = torch.Generator().manual_seed(width)
+    clips = 1 if counts is None else 6
+    present = None if counts is None else torch.arange(6) < torch.tensor(counts).unsqueeze(1)
+    given = 3 + 2 * torch.randn(2, 2, clips, width, generator=generator, dtype=F64).to(dtype)
+    upstream = torch.randn(2, clips, width, generator=generator, dtype=F64).to(dtype)
+    bits = torch.randint(-(2**15), 2**15, (2, clips, width), generator=generator)
+    batch = Batch(present, lambda _: bits.to(torch.int16))
+    found = []
+    for work in (True, False):
+        monkeypatch.setattr(standardise, "loops_work", lambda _, work=work: work)
+        whole = stack.stack([Standardise(width, share).to(dtype) for _ in range(2)], CPU)
+        for step in given:
+            x = step.clone().requires_grad_()
+            out = whole(x, batch)
+            (d_x,) = torch.autograd.grad(out, x, upstream)
+            found.append((out.detach(), d_x))
+        found.append((whole.mean, whole.variance, whole.batches))
+    for mine, theirs in zip(found[:3], found[3:], strict=True):
+        for a, b in zip(mine, theirs, strict=True):
+            torch.testing.assert_close(a, b, atol=2e-4 if dtype != F64 else 1e-11, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 from nver.errors import SettingsError
 from nver.estimators import EmotionClassifier, FusionClassifier, fit_many
 from nver.fusion import FUSIONS, FusionShape, attention_core, build_fusion, coupling
-from nver.heads import Batch, build_head, layers
+from nver.heads import Batch, build_head, layers, standardise
 from nver.training import (
     TrainingSettings,
     batches,
@@ -125,7 +125,7 @@ def test_the_operations_of_other_devices_train_the_same(monkeypatch, branch):
 
     expected, _ = _trained(make, STOPPING, 4)
     monkeypatch.setattr(loop, "optimiser", FlatAdamW)
-    for module in (attention_core, coupling, randomness, layers):
+    for module in (attention_core, coupling, randomness, layers, standardise):
         monkeypatch.setattr(module, "loops_work", lambda *_: False)
     monkeypatch.setattr("nver.heads.networks.loops_work", lambda _: False)
     found, _ = _trained(make, STOPPING, 4)

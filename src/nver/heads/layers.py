@@ -110,8 +110,9 @@ def want_factors(weight: Tensor) -> Factors:
 
     The weight itself gets no gradient then; who asks empties the list after each step.
     """
-    weight.factors = []  # type: ignore[attr-defined]
-    return wanted_factors(weight) or []
+    factors: Factors = []
+    weight.factors = factors  # type: ignore[attr-defined]
+    return factors
 
 
 def wanted_factors(weight: Tensor) -> Factors | None:
@@ -121,11 +122,11 @@ def wanted_factors(weight: Tensor) -> Factors | None:
 
 @final
 class _Dense(torch.autograd.Function):
-    """x W^T + b of a stack; weight gradients come out in the layout of the weights, uncopied, or
-    as their factors (`Factors`).
+    """x W^T + b of a stack.
 
-    The product is taken as W x^T: with few clips and wide inputs that is twice as fast on a CPU,
-    where whole rows of W are read.
+    Weight gradients come out in the layout of the weights, uncopied, or as `Factors`. The product
+    is taken as W x^T: with few clips and wide inputs that is twice as fast on a CPU, where whole
+    rows of W are read.
     """
 
     @staticmethod

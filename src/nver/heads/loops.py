@@ -3,17 +3,18 @@
 Each loop, compiled, reads and writes everything once, where torch needs some six operations.
 """
 
-# ruff: noqa: ANN001, ANN201 - numba takes the types from the calls
+# ruff: noqa: ANN001, ANN201, ANN202 - numba takes the types from the calls
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from typing import no_type_check
 
 import numpy as np
 
-from nver.scaling.compiled import AVAILABLE, compiled_and_kept
+from nver.scaling.compiled import AVAILABLE, compiled, compiled_and_kept
 
 LOG = logging.getLogger(__name__)
 BLOCK = 512
@@ -70,6 +71,22 @@ def units_back(gradient, out, scale, inner, d_bias):
                 inner[m, c, u] = gradient[m, c, u] * scale if out[m, c, u] > 0 else 0
             for u in range(width):
                 d_bias[m, u] += inner[m, c, u]
+
+
+@compiled_and_kept
+@no_type_check
+def spread(inner, windows):
+    """Write every position of inner [clips, positions, filters] and the next two as a row.
+
+    windows is [clips, positions, 3 filters]; the last two rows of a clip are left as they are.
+    """
+    filters = inner.shape[2]
+    for c in range(inner.shape[0]):
+        for s in range(inner.shape[1] - 2):
+            for i in range(3):
+                given, row = inner[c, s + i], windows[c, s, i * filters : (i + 1) * filters]
+                for k in range(filters):
+                    row[k] = given[k]
 
 
 @compiled_and_kept
@@ -157,75 +174,115 @@ def read_back(x, windows, winner, d_weight, d_bias):
 
 @compiled_and_kept
 @no_type_check
-def moments(x, weights, mean, variance):
-    """Set the weighted mean and variance of x [members, clips, width] along the clips."""
+def moments(x, weights, batches, average, variance, eps, mean, factor):
+    """Find by what `standardise` makes z = (x - mean) factor of x [members, clips, width].
+
+    weights [members, clips] says 1 for clips and 0 for what fills up, and is told what they weigh
+    in the mean. A member with more than one clip counts a batch and moves its averages by a tenth,
+    or by more in its first batches; another's x is standardised by its averages, without weights.
+    """
     members, clips, width = x.shape
+    one, small = x.dtype.type(1), x.dtype.type(eps)
     for m in range(members):
+        count = weights[m].sum()
+        for c in range(clips):
+            weights[m, c] = weights[m, c] / count if count > 1 else 0
+        batches[m] += 1 if count > 1 else 0
+        share = x.dtype.type(max(0.1, 1 / batches[m]) if count > 1 else 0)
         for start in range(0, width, BLOCK):
-            stop = min(start + BLOCK, width)
-            centre, spread = mean[m, start:stop], variance[m, start:stop]
-            for u in range(stop - start):
-                centre[u] = 0
-                spread[u] = 0
-            for c in range(clips):
-                row, weight = x[m, c, start:stop], weights[m, c]
-                for u in range(stop - start):
-                    centre[u] += weight * row[u]
-            for c in range(clips):
-                row, weight = x[m, c, start:stop], weights[m, c]
-                for u in range(stop - start):
-                    off = row[u] - centre[u]
-                    spread[u] += weight * off * off
+            part = slice(start, min(start + BLOCK, width))
+            middle, spread = mean[m, part], factor[m, part]
+            usual, usual_spread = average[m, part], variance[m, part]
+            if count > 1:
+                _moments(x[m], weights[m], part, middle, spread)
+                _follow(middle, spread, share, count / (count - one), usual, usual_spread)
+            else:
+                middle[:] = usual
+                spread[:] = usual_spread
+            for u in range(spread.size):
+                spread[u] = one / math.sqrt(spread[u] + small)
+
+
+@compiled
+@no_type_check
+def _moments(x, weights, part, mean, variance):
+    """Set the weighted mean and variance of a part of the columns of x [clips, width]."""
+    mean[:] = 0
+    variance[:] = 0
+    for c in range(len(x)):
+        row, weight = x[c, part], weights[c]
+        for u in range(row.size):
+            mean[u] += weight * row[u]
+    for c in range(len(x)):
+        row, weight = x[c, part], weights[c]
+        for u in range(row.size):
+            off = row[u] - mean[u]
+            variance[u] += weight * off * off
+
+
+@compiled
+@no_type_check
+def _follow(mean, variance, share, unbiased, average, average_variance):
+    """Move the averages by a share of what is between."""
+    for u in range(mean.size):
+        average[u] += (mean[u] - average[u]) * share
+        average_variance[u] += (variance[u] * unbiased - average_variance[u]) * share
 
 
 @compiled_and_kept
 @no_type_check
-def standardise(x, mean, factor, bits, threshold, scale, out):
-    """Set out to (x - mean) factor, times `scale`, or 0 if dropped; bits as in `units`."""
+def standardise(x, mean, factor, drop, out):
+    """Set out to (x - mean) factor, dropped and scaled: `drop` is (bits, threshold, scale).
+
+    Bits as in `units`: [members, clips, width], or [0, 0, 0]: nothing is dropped.
+    """
     members, clips, width = x.shape
     for m in range(members):
         for start in range(0, width, BLOCK):
-            stop = min(start + BLOCK, width)
-            centre, times = mean[m, start:stop], factor[m, start:stop]
+            part = slice(start, min(start + BLOCK, width))
+            middle, times = mean[m, part], factor[m, part]
             for c in range(clips):
-                row, made = x[m, c, start:stop], out[m, c, start:stop]
-                for u in range(stop - start):
-                    made[u] = (row[u] - centre[u]) * times[u] * scale
-                if bits.shape[0] > 0:
-                    drawn = bits[m, c, start:stop]
-                    for u in range(stop - start):
-                        made[u] = made[u] if drawn[u] > threshold else 0
+                row, made = x[m, c, part], out[m, c, part]
+                for u in range(row.size):
+                    made[u] = (row[u] - middle[u]) * times[u]
+                _drop(made, drop, m, c, part)
+
+
+@compiled
+@no_type_check
+def _drop(row, drop, m, c, part):
+    """Set what is dropped of a row to 0, and scale up the rest."""
+    bits, threshold, scale = drop
+    if bits.shape[0] > 0:
+        drawn = bits[m, c, part]
+        for u in range(row.size):
+            row[u] = row[u] * scale if drawn[u] > threshold else 0
 
 
 @compiled_and_kept
 @no_type_check
-def standardise_back(gradient, x, mean, factor, weights, bits, threshold, scale, d_x):
-    """Set d_x to (g - w sum g - w z sum(g z)) factor: g the gradient at z = (x - mean) factor."""
+def standardise_back(gradient, x, mean, factor, weights, drop, d_x):
+    """Set d_x to (g - w sum g - w z sum(g z)) factor: g the gradient at z, of `standardise`."""
     members, clips, width = x.shape
     sums, along = np.empty(BLOCK, x.dtype), np.empty(BLOCK, x.dtype)
     for m in range(members):
         for start in range(0, width, BLOCK):
-            stop = min(start + BLOCK, width)
-            centre, times = mean[m, start:stop], factor[m, start:stop]
-            for u in range(stop - start):
-                sums[u] = 0
-                along[u] = 0
+            part = slice(start, min(start + BLOCK, width))
+            middle, times = mean[m, part], factor[m, part]
+            sums[:] = 0
+            along[:] = 0
             for c in range(clips):
-                given, made = gradient[m, c, start:stop], d_x[m, c, start:stop]
-                for u in range(stop - start):
-                    made[u] = given[u] * scale
-                if bits.shape[0] > 0:
-                    drawn = bits[m, c, start:stop]
-                    for u in range(stop - start):
-                        made[u] = made[u] if drawn[u] > threshold else 0
-                row = x[m, c, start:stop]
-                for u in range(stop - start):
+                given, row, made = gradient[m, c, part], x[m, c, part], d_x[m, c, part]
+                for u in range(row.size):
+                    made[u] = given[u]
+                _drop(made, drop, m, c, part)
+                for u in range(row.size):
                     sums[u] += made[u]
-                    along[u] += made[u] * (row[u] - centre[u])
-            for u in range(stop - start):
+                    along[u] += made[u] * (row[u] - middle[u])
+            for u in range(times.size):
                 along[u] *= times[u] * times[u]
             for c in range(clips):
-                row, made, weight = x[m, c, start:stop], d_x[m, c, start:stop], weights[m, c]
-                for u in range(stop - start):
-                    shared = sums[u] + (row[u] - centre[u]) * along[u]
+                row, made, weight = x[m, c, part], d_x[m, c, part], weights[m, c]
+                for u in range(row.size):
+                    shared = sums[u] + (row[u] - middle[u]) * along[u]
                     made[u] = (made[u] - weight * shared) * times[u]

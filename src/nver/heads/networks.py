@@ -28,7 +28,7 @@ SHORTEST = 10
 
 @final
 class ConvTrunk(nn.Module):
-    """Two convolution blocks over an embedding read as a sequence, flattened, standardised, dropped.
+    """Two convolution blocks over an embedding read as a sequence; standardisation and dropout.
 
     Without the standardisation nothing is learned behind attention: after ReLU and pooling all
     features are positive, a dense layer over thousands of them gives every clip nearly the same

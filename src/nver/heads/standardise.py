@@ -49,33 +49,35 @@ class _StandardiseBatch(torch.autograd.Function):
 
 @final
 class _OneLoop(torch.autograd.Function):
-    """z = (x - mean) factor, then dropout, and back as in `_StandardiseBatch`, on a CPU."""
+    """As `_StandardiseBatch`, then dropout, by compiled loops; moves the layer's averages."""
 
     @staticmethod
     def forward(
-        ctx: Any,
-        x: Tensor,
-        given: tuple[Tensor, Tensor, Tensor],
-        bits: Tensor | None,
-        drop: Dropout,
+        ctx: Any, x: Tensor, weights: Tensor, bits: Tensor | None, layer: Standardise
     ) -> Tensor:
         x = x.contiguous()
+        mean, factor, out = (
+            torch.empty_like(layer.mean),
+            torch.empty_like(layer.mean),
+            torch.empty_like(x),
+        )
+        x_, weights_, mean_, factor_, out_ = (
+            tensor.numpy() for tensor in (x, weights, mean, factor, out)
+        )
+        own = layer.batches.numpy(), layer.mean.numpy(), layer.variance.numpy()
+        loops.moments(x_, weights_, *own, layer.eps, mean_, factor_)
+        drop = layer.dropout
         drawn = torch.empty((0, 0, 0), dtype=torch.int16) if bits is None else bits
-        ctx.save_for_backward(x, *given, drawn)
-        dtype = x.numpy().dtype
-        ctx.dropped = drop.threshold, dtype.type(1 if bits is None else drop.scale)
-        mean, factor, _ = given
-        out = torch.empty_like(x)
-        arrays = [tensor.numpy() for tensor in (x, mean, factor, drawn)]
-        loops.standardise(*arrays, *ctx.dropped, out.numpy())
+        ctx.drop = drawn.numpy(), drop.threshold, x_.dtype.type(drop.scale)
+        loops.standardise(x_, mean_, factor_, ctx.drop, out_)
+        ctx.save_for_backward(x, mean, factor, weights)
         return out
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, mean, factor, weights, drawn = ctx.saved_tensors
-        given = (gradient.contiguous(), x, mean, factor, weights, drawn)
-        d_x = torch.empty_like(x)
-        loops.standardise_back(*(tensor.numpy() for tensor in given), *ctx.dropped, d_x.numpy())
+        given = gradient.contiguous(), *ctx.saved_tensors
+        d_x = torch.empty_like(gradient, memory_format=torch.contiguous_format)
+        loops.standardise_back(*(tensor.numpy() for tensor in given), ctx.drop, d_x.numpy())
         return d_x, None, None, None
 
 
@@ -85,23 +87,15 @@ def loops_work(dtype: torch.dtype) -> bool:
 
     def once() -> None:
         layer = Standardise(1, 0.5).to(dtype)
-        bits = torch.zeros(1, 2, 1, dtype=torch.int16)
+        for name, value in list(layer.named_buffers()):
+            setattr(layer, name, value.unsqueeze(0))
         x = torch.ones(1, 2, 1, dtype=dtype, requires_grad=True)
-        moments = _moments(x.detach(), torch.full((1, 2), 0.5, dtype=dtype))
-        given = (*moments, torch.zeros(1, 2, dtype=dtype))
+        bits = torch.zeros(1, 2, 1, dtype=torch.int16)
         with torch.enable_grad():
-            out = _OneLoop.apply(x, given, bits, layer.dropout)
+            out = _OneLoop.apply(x, torch.ones(1, 2, dtype=dtype), bits, layer)  # type: ignore[no-untyped-call]
             out.sum().backward()
 
     return loops.run("Standardisation", once)
-
-
-def _moments(x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and variance [members, width] of x [members, clips, width]."""
-    mean = x.new_empty(x.shape[0], x.shape[2])
-    variance = torch.empty_like(mean)
-    loops.moments(*(tensor.numpy() for tensor in (x, weights, mean, variance)))
-    return mean, variance
 
 
 @final
@@ -140,11 +134,12 @@ class Standardise(nn.Module):
             return self._by_averages(x)
         present = x.new_ones(x.shape[:-1])
         if batch.present is not None:
-            present = batch.present.to(x.dtype)
+            present.copy_(batch.present)
+        if self.mean.dim() == 2 and x.device.type == "cpu" and loops_work(x.dtype):
+            made: Tensor = _OneLoop.apply(x, present, self.dropout.bits(batch), self)  # type: ignore[no-untyped-call]
+            return made
         count = present.sum(-1, keepdim=True)
         weights = present / count.clamp(min=1)
-        if x.dim() == 3 and x.device.type == "cpu" and loops_work(x.dtype):
-            return self._in_one_loop(x, weights, count, self.dropout.bits(batch))
         out, mean, variance = _StandardiseBatch.apply(x, weights.unsqueeze(-2), self.eps)  # type: ignore[no-untyped-call]
         enough = self._learn(mean.squeeze(-2), variance.squeeze(-2), count)
         if x.shape[-2] == 1 or batch.present is not None:
@@ -155,18 +150,6 @@ class Standardise(nn.Module):
     def _by_averages(self, x: Tensor) -> Tensor:
         scale = (self.variance + self.eps).rsqrt()
         return (x - self.mean.unsqueeze(-2)) * scale.unsqueeze(-2)
-
-    def _in_one_loop(
-        self, x: Tensor, weights: Tensor, count: Tensor, bits: Tensor | None
-    ) -> Tensor:
-        mean, variance = _moments(x.detach().contiguous(), weights)
-        enough = self._learn(mean, variance, count)
-        mean = torch.where(enough, mean, self.mean)
-        variance = torch.where(enough, variance, self.variance)
-        # A single clip passes its gradient on as it does where averages are used.
-        given = (mean, (variance + self.eps).rsqrt(), weights * enough)
-        out: Tensor = _OneLoop.apply(x, given, bits, self.dropout)  # type: ignore[no-untyped-call]
-        return out
 
     @torch.no_grad()
     def _learn(self, mean: Tensor, variance: Tensor, count: Tensor) -> Tensor:

@@ -1,12 +1,13 @@
 """Two convolution blocks over an embedding as one operation on a CPU.
 
 A few clips pass through both blocks before the next few, forward and back, so that what lies
-between the blocks stays in the cache. The first block has a single channel and is one loop; the second is
-one matrix product and one loop for all else.
+between the blocks stays in the cache. The first block has a single channel and is one loop; the
+second is one matrix product and one loop for all else.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
 from typing import Any, final
 
@@ -15,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nver.heads import loops
-from nver.heads.convolution import CLIPS_AT_ONCE, KERNEL, parts
+from nver.heads.convolution import CLIPS_AT_ONCE, KERNEL
 
 
 @final
@@ -24,7 +25,7 @@ class _TwoBlocks(torch.autograd.Function):
 
     Weights are [members, 3, F] and [members, 3 F, G], biases [members, F] and [members, G]; out
     comes [members, clips, pooled, G]. The second convolution is one product with its inputs'
-    windows of three positions, written out as rows (`_windows`): they are made again on the way
+    windows of three positions, written out as rows (`loops.spread`): they are made again on the way
     back, because a copy within the cache is cheaper than memory.
     """
 
@@ -39,51 +40,62 @@ class _TwoBlocks(torch.autograd.Function):
         out = x.new_empty(members, clips, pooled, filters_2)
         won_2 = torch.empty_like(out, dtype=torch.int8)
         x = x.contiguous()
-        windows, product = _room(between, filters_2)
-        for member, here in parts(x):
-            m, n = member.start, len(between[0, here])
-            _call(loops.read, x[m, here], weight[m], bias[m], between[m, here], won[m, here])
-            _windows(between[m, here], windows)
-            torch.mm(windows[:n].flatten(0, 1), weight_2[m], out=product[:n].flatten(0, 1))
-            _call(loops.pool, product[:n], bias_2[m], out[m, here], won_2[m, here])
+        x_, w_, b_, b_2 = _arrays(x, weight, bias, bias_2)
+        between_, won_, out_, won_2_ = _arrays(between, won, out, won_2)
+        windows, product, windows_, product_ = _room(between, filters_2)
+        for m, here, rows in _parts(between):
+            loops.read(x_[m, here], w_[m], b_[m], between_[m, here], won_[m, here])
+            loops.spread(between_[m, here], windows_)
+            torch.mm(windows[:rows], weight_2[m], out=product[:rows])
+            loops.pool(product_, b_2[m], out_[m, here], won_2_[m, here])
         ctx.save_for_backward(x, weight_2, between, won, won_2)
         return out
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight_2, between, won, won_2 = ctx.saved_tensors
-        gradient = gradient.contiguous()
         members, filters, filters_2 = len(x), between.shape[3], weight_2.shape[2]
         d_weight, d_bias = x.new_zeros(members, KERNEL, filters), x.new_zeros(members, filters)
         # Of the second block, transposed: that product is faster.
         turned, d_bias_2 = torch.zeros_like(weight_2.mT), x.new_zeros(members, filters_2)
-        windows, product = _room(between, filters_2)
+        windows, product, windows_, product_ = _room(between, filters_2)
         # Before a part's first position there is no window: two rows of zeros.
-        padded = x.new_zeros(2 + windows.shape[0] * windows.shape[1], windows.shape[2])
-        for member, here in parts(x):
-            m, n = member.start, len(between[0, here])
-            _call(loops.pool_back, gradient[m, here], won_2[m, here], product[:n], d_bias_2[m])
-            _windows(between[m, here], windows)
-            flat = product[:n].flatten(0, 1)
-            turned[m].addmm_(flat.mT, windows[:n].flatten(0, 1))
-            torch.mm(flat, weight_2[m].mT, out=padded[2 : 2 + len(flat)])
-            _call(loops.read_back, x[m, here], padded, won[m, here], d_weight[m], d_bias[m])
+        d_windows = x.new_zeros(2 + len(windows), windows.shape[1])
+        x_, given, between_, won_, won_2_ = _arrays(x, gradient.contiguous(), between, won, won_2)
+        d_w, d_b, d_b_2, d_windows_ = _arrays(d_weight, d_bias, d_bias_2, d_windows)
+        for m, here, rows in _parts(between):
+            loops.pool_back(given[m, here], won_2_[m, here], product_, d_b_2[m])
+            loops.spread(between_[m, here], windows_)
+            turned[m].addmm_(product[:rows].mT, windows[:rows])
+            torch.mm(product[:rows], weight_2[m].mT, out=d_windows[2 : 2 + rows])
+            loops.read_back(x_[m, here], d_windows_, won_[m, here], d_w[m], d_b[m])
         return None, d_weight, d_bias, turned.mT.contiguous(), d_bias_2
 
 
-def _room(between: Tensor, filters: int) -> tuple[Tensor, Tensor]:
-    """Return where a part's windows and products with them go; the last two of a clip are 0."""
+def _arrays(*tensors: Tensor) -> list[Any]:
+    """Return the tensors as numpy sees them: parts of those are quickly made."""
+    return [tensor.numpy() for tensor in tensors]
+
+
+def _parts(between: Tensor) -> Iterator[tuple[int, slice, int]]:
+    """Yield a member, clips that are done in one pass, and their positions."""
+    members, clips, positions, _ = between.shape
+    for m in range(members):
+        for start in range(0, clips, CLIPS_AT_ONCE):
+            stop = min(start + CLIPS_AT_ONCE, clips)
+            yield m, slice(start, stop), (stop - start) * positions
+
+
+def _room(between: Tensor, filters: int) -> tuple[Tensor, Tensor, Any, Any]:
+    """Return room for a part's windows and products with them: as rows, and clip by clip.
+
+    A clip's last two windows are 0: they would reach into the next clip.
+    """
     at_once, positions = min(between.shape[1], CLIPS_AT_ONCE), between.shape[2]
     windows = between.new_empty(at_once, positions, KERNEL * between.shape[3])
     windows[:, -2:] = 0
-    return windows, between.new_empty(at_once, positions, filters)
-
-
-def _windows(inner: Tensor, windows: Tensor) -> None:
-    """Write every position of inner [clips, positions, F] and the next two as a row."""
-    clips, positions, filters = inner.shape
-    rows = inner.flatten(1).unfold(1, KERNEL * filters, filters)
-    windows[:clips, : positions - 2].copy_(rows)
+    product = between.new_empty(at_once, positions, filters)
+    return windows.flatten(0, 1), product.flatten(0, 1), windows.numpy(), product.numpy()
 
 
 def two_blocks(
@@ -100,10 +112,6 @@ def two_blocks(
     given = (x, weight, bias, weight_2, bias_2)
     out: Tensor = _TwoBlocks.apply(*given)  # type: ignore[no-untyped-call]
     return out
-
-
-def _call(loop: Any, *tensors: Tensor) -> None:
-    loop(*(tensor.numpy() for tensor in tensors))
 
 
 @cache

@@ -6,7 +6,7 @@ and a step is memory traffic: a few rows of the gradient at a time stay in the c
 moved their weights.
 """
 
-# ruff: noqa: ANN001, ANN201 - numba takes the types from the calls
+# ruff: noqa: ANN001, ANN202 - numba takes the types from the calls
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from nver.scaling.compiled import compiled_and_kept
 
 WIDE = 2**20
 """Weights of a layer from which on this is faster than torch's fused kernel."""
-AT_ONCE = 2**19
+AT_ONCE = 2**18
 """Entries of the gradient that are made at once."""
 
 
@@ -43,7 +43,7 @@ def move_weights(
     weight: Float[Tensor, "out width"],
     first: Float[Tensor, "out width"],
     second: Float[Tensor, "out width"],
-    factors: Sequence[tuple[Float[Tensor, "rows out"], Float[Tensor, "rows width"]]],
+    factors: Sequence[tuple[Float[Tensor, "_ out"], Float[Tensor, "_ width"]]],
     how: Move,
 ) -> None:
     """Move weights and moments in place; their gradient is the sum of G^T X over the factors."""
@@ -52,18 +52,19 @@ def move_weights(
     right = torch.cat([x for _, x in factors]) if len(factors) > 1 else factors[0][1]
     rows = -(-out // -(-out * width // AT_ONCE))
     room = weight.new_empty(rows, width)
-    numbers = [weight.numpy().dtype.type(number) for number in how]
+    numbers = tuple(weight.numpy().dtype.type(number) for number in how)
     for start in range(0, out, rows):
         part = slice(start, min(start + rows, out))
         gradient = room[: part.stop - start]
         torch.mm(left[part], right, out=gradient)
         arrays = (gradient, weight[part], first[part], second[part])
-        _move(*(array.view(-1).numpy() for array in arrays), *numbers)
+        _move(*(array.view(-1).numpy() for array in arrays), numbers)
 
 
 @compiled_and_kept
 @no_type_check
-def _move(gradient, weight, first, second, keep, by_first, by_second, root, size, eps):
+def _move(gradient, weight, first, second, how):
+    keep, by_first, by_second, root, size, eps = how
     for i in range(weight.size):
         g = gradient[i]
         m = first[i] + (g - first[i]) * by_first

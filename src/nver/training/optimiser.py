@@ -139,7 +139,8 @@ class FusedAdamW(MemberAdamW):
             if factors and rate is not None:
                 how = _move_of(rate, count + 1, self.weight_decay)
                 own = [(g[m], x[m]) for g, x in factors]
-                move_weights(*(kind[number] for kind in self._views[m]), own, how)
+                weight, first, second = (kind[number] for kind in self._views[m])
+                move_weights(weight, first, second, own, how)
         factors.clear()
 
     def _call(
