@@ -182,14 +182,15 @@ def sinkhorn(
     tensor([[0.5000, 0.0000],
             [0.0000, 0.5000]])
     """
-    _check_settings(eps, iterations, tolerance)
+    if not (0 < eps < math.inf and iterations >= 1 and tolerance >= 0):
+        raise _out_of_range(eps, iterations, tolerance)
     if not plan_gradient:
         cost, source, target = cost.detach(), _detached(source), _detached(target)
     wide = cost.float() if cost.dtype in HALF else cost
-    shape = cost.shape
-    a = _weights(source, shape[:-1], wide, "source")
-    alike = source is None and target is None and shape[-1] == shape[-2]
-    b = a if alike else _weights(target, shape[:-2] + shape[-1:], wide, "target")
+    *problems, n, m = cost.shape
+    a = _weights(source, (*problems, n), wide, "source")
+    alike = source is target is None and n == m
+    b = a if alike else _weights(target, (*problems, m), wide, "target")
     if source is not None or target is not None:
         wide = wide.masked_fill((a == 0).unsqueeze(-1) | (b == 0).unsqueeze(-2), 0)
     flat = (wide, a, b) if wide.ndim == 3 else _flat(wide, a, b)
@@ -198,7 +199,9 @@ def sinkhorn(
     if a.requires_grad or b.requires_grad:
         a, b = a.detach(), b.detach()
     if wide.ndim != 3 or wide is not cost:
-        plan, error, done = (part.view(shape[:-2] + part.shape[1:]) for part in (plan, error, done))
+        plan, error, done = (
+            part.view((*problems, *part.shape[1:])) for part in (plan, error, done)
+        )
         row, column = row.view(a.shape), column.view(b.shape)
         plan, a, b, row, column = (part.to(cost.dtype) for part in (plan, a, b, row, column))
     return TransportPlan(plan, a, b, row, column, error, done, eps, tolerance)
@@ -214,7 +217,7 @@ def _flat(cost: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return cost.reshape(-1, n, m), a.reshape(-1, n), b.reshape(-1, m)
 
 
-def _weights(given: Tensor | None, shape: torch.Size, like: Tensor, name: str) -> Tensor:
+def _weights(given: Tensor | None, shape: tuple[int, ...], like: Tensor, name: str) -> Tensor:
     """Return weights that sum to 1 along the last axis, or refuse those that cannot."""
     if given is None:
         return like.new_full(shape, 1 / shape[-1])
@@ -227,10 +230,10 @@ def _weights(given: Tensor | None, shape: torch.Size, like: Tensor, name: str) -
     return (given / total).to(like.dtype).expand(shape)
 
 
-def _check_settings(eps: float, iterations: int, tolerance: float) -> None:
-    if not (math.isfinite(eps) and eps > 0):
-        raise SettingsError(f"eps must be a finite number above 0, got {eps}.")
-    if iterations < 1:
-        raise SettingsError(f"iterations must be at least 1, got {iterations}.")
-    if not tolerance >= 0:
-        raise SettingsError(f"tolerance must be at least 0, got {tolerance}.")
+def _out_of_range(eps: float, iterations: int, tolerance: float) -> SettingsError:
+    """Return what is wrong with the first setting that is."""
+    if not 0 < eps < math.inf:
+        return SettingsError(f"eps must be a finite number above 0, got {eps}.")
+    if not iterations >= 1:
+        return SettingsError(f"iterations must be at least 1, got {iterations}.")
+    return SettingsError(f"tolerance must be at least 0, got {tolerance}.")

@@ -21,6 +21,9 @@ LOG = logging.getLogger(__name__)
 VARIABLE = "NVER_SINKHORN"
 """The environment variable that chooses instead."""
 NAMES = ("fused", "batched", "logarithmic")
+_FOUND: Any = getattr(os.environ, "_data", os.environ)
+_NAME = os.environ.encodekey(VARIABLE) if hasattr(os.environ, "_data") else VARIABLE
+"""Where the variable is if it is set: `os.environ` takes as long as a small solve to say no."""
 LARGEST_LAUNCHED = 128
 """Rows or columns of a problem that fits into one GPU program's registers."""
 
@@ -45,7 +48,7 @@ def solve(problem: Problem) -> Solution:
 
 def choose(cost: Float[Tensor, "problems n m"]) -> Solver:
     """Return the solver for costs like these: the one that NVER_SINKHORN names, or the fastest."""
-    name = os.environ.get(VARIABLE, "")
+    name = os.environ.get(VARIABLE, "") if _NAME in _FOUND else ""
     if not name and cost.is_cpu and (found := _fused(cost.dtype)):
         return found  # the usual case, first: a small solve takes no longer than this function did
     if name and name not in NAMES:
@@ -117,20 +120,17 @@ class _Plan(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        # The check for a second derivative costs as much as a small solve: only where one may come.
-        back = _back_once if torch.is_grad_enabled() else _back
-        return back(ctx, grad)
+        if torch.is_grad_enabled():  # a second derivative may be asked for
+            return _back_once(ctx, grad)
+        return _back(ctx, grad)
 
 
 def _back(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     """Return the derivatives by what `_Plan.forward` got, with the solver's adjoint."""
     _, plan, *weights = ctx.saved_tensors
     solver, problem, rest = ctx.call
-    found = solver.pull_back(problem, Solution(plan, *rest), grad)
-    if not weights:
-        return None, None, found.cost
-    logs = zip(cast(tuple[Tensor, Tensor], found[1:]), weights, strict=True)
-    return None, None, found.cost, *(over(by_log, weight) for by_log, weight in logs)
+    by_cost, *by_logs = solver.pull_back(problem, Solution(plan, *rest), grad)
+    return None, None, by_cost, *map(over, by_logs, weights)
 
 
 _back_once = once_differentiable(_back)

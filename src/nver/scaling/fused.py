@@ -19,6 +19,7 @@ of handing over arrays, that took longer than solving a problem of 32 points.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -87,9 +88,10 @@ def _over_problems(run: Callable[..., None], given: _Given, places: tuple[int, .
 
     The arrays go as addresses: whoever calls holds them.
     """
-    (problems, n, m), (_, iterations, _, _), _ = given
-    if problems == 1 or (work := problems * n * m * iterations) < 2 * WORK_PER_THREAD:
-        run(0, 1, *given, places)
+    sizes, settings, one = given
+    problems = sizes[0]
+    if problems == 1 or (work := math.prod(sizes) * settings[1]) < 2 * WORK_PER_THREAD:
+        run(0, 1, sizes, settings, one, places)
         return
     threads = min(torch.get_num_threads(), problems, work // WORK_PER_THREAD)
     others = [
