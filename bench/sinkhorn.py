@@ -2,10 +2,11 @@
 
 50 iterations, float32, equal weights, eps 0.1 of the largest cost, clouds of 8 classes in 120
 dimensions. All methods are timed in turn, so that other work on the machine hits them alike; the
-numbers are medians in microseconds per problem. The loss is <W, P>: what is differentiated is the
-plan. The gradient's error is its largest difference from that of float64, by nver's reference on
-logarithms, over the largest entry. A method that is 10 % off or more is not in the race for the
-gradient: its time is in brackets.
+numbers are medians in microseconds per problem. Each library gets arrays of its own. The gradient
+is that of <W, P> by the costs: the product of W with the derivative of the plan
+(torch.autograd.grad, jax.vjp), so that no library's time has a loss in it. Its error is its largest
+difference from that of float64, by nver's reference on logarithms, over the largest entry. A method
+that is 10 % off or more is not in the race for the gradient: its time is in brackets.
 
     python -m bench.sinkhorn [--threads N] [--sizes N ...] [--batches N ...] [--device cuda]
 """
@@ -13,25 +14,23 @@ gradient: its time is in brackets.
 from __future__ import annotations
 
 import argparse
-import importlib.util
-import os
 import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
+from typing import Any
 
 import numpy as np
 import torch
 from bench.page import Options, table
+from bench.solvers import EPS, ITERATIONS, LAST_STEP, Method, clouds, methods, own
 from torch import Tensor
 
-from nver.scaling import choice, logarithmic
+from nver.scaling import logarithmic
 from nver.scaling.problem import Problem
-from nver.transport import normalised_cost, sinkhorn
 
-EPS, ITERATIONS = 0.1, 50
 LOOPED = 4
 """Problems that a loop over problems is timed on; the rest would take as long each."""
 REPEATS = 5
@@ -41,171 +40,8 @@ LARGEST = 6_000_000
 """Cost entries of a batch; larger batches are left out."""
 SLOWEST = 2_000_000
 """Entries of a batch beyond which methods that keep every iteration are left out."""
-LAST_STEP = "POT batch, last step"
 SCALES = ("POT batch", LAST_STEP, "OTT-JAX", "nver", "nver, torch alone")
 """What is measured on the largest batches."""
-Solve = Callable[[Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class Method:
-    """A way from costs [problems, n, n] to plans.
-
-    Parameters
-    ----------
-    name : str
-    forward : callable
-        Plans, without a gradient.
-    backward : callable
-        Plans and the gradient of <W, plans>, from costs and W.
-    looped : bool
-        Whether it takes one problem at a time, so that a few tell the time of all.
-    """
-
-    name: str
-    forward: Callable[[Tensor], object]
-    backward: Callable[[Tensor, Tensor], np.ndarray]
-    looped: bool = False
-
-
-def clouds(problems: int, n: int) -> tuple[Tensor, Tensor]:
-    """Return costs [problems, n, n] and W of the same shape."""
-    generator = torch.Generator().manual_seed(problems * 10_000 + n)
-    centres = torch.randn(8, 120, generator=generator)
-    x, y = (
-        centres[torch.randint(8, (problems, n), generator=generator)]
-        + torch.randn(problems, n, 120, generator=generator)
-        for _ in range(2)
-    )
-    return normalised_cost(x, y), torch.randn(problems, n, n, generator=generator)
-
-
-def through_torch(name: str, solve: Solve, looped: bool = False) -> Method:
-    """Return the method of a solver in torch."""
-
-    def backward(cost: Tensor, w: Tensor) -> np.ndarray:
-        cost = cost.clone().requires_grad_()
-        (solve(cost) * w).sum().backward()
-        return cost.grad.numpy(force=True)
-
-    def forward(cost: Tensor) -> Tensor:
-        with torch.no_grad():
-            return solve(cost)
-
-    return Method(name, forward, backward, looped)
-
-
-def own(name: str, solver: str) -> Method:
-    """Return nver with the solver of this name."""
-
-    def solve(cost: Tensor) -> Tensor:
-        if solver:
-            os.environ[choice.VARIABLE] = solver
-        gradient = cost.requires_grad
-        return sinkhorn(
-            cost, eps=EPS, iterations=ITERATIONS, tolerance=0.0, plan_gradient=gradient
-        ).plan
-
-    def forward(cost: Tensor) -> Tensor:
-        plan = solve(cost)
-        os.environ.pop(choice.VARIABLE, None)
-        return plan
-
-    return through_torch(name, forward if solver else solve)
-
-
-def pot() -> list[Method]:
-    """Return POT's loops and its batch solver."""
-    import ot
-    import ot.batch
-
-    def loop(method: str) -> Solve:
-        def solve(cost: Tensor) -> Tensor:
-            n = cost.shape[-1]
-            weights = cost.new_full((n,), 1 / n)
-            options = {"numItermax": ITERATIONS, "stopThr": 0.0, "warn": False}
-            return torch.stack(
-                [ot.sinkhorn(weights, weights, c, EPS, method=method, **options) for c in cost]
-            )
-
-        return solve
-
-    def batch(method: str, grad: str) -> Solve:
-        def solve(cost: Tensor) -> Tensor:
-            given = grad if cost.requires_grad else "detach"
-            return ot.batch.solve_batch(
-                cost, reg=EPS, max_iter=ITERATIONS, tol=0.0, method=method, grad=given
-            ).plan
-
-        return solve
-
-    return [
-        through_torch("POT loop", loop("sinkhorn"), looped=True),
-        through_torch("POT loop, log", loop("sinkhorn_log"), looped=True),
-        through_torch("POT batch", batch("sinkhorn", "autodiff")),
-        through_torch("POT batch, log", batch("log_sinkhorn", "autodiff")),
-        through_torch(LAST_STEP, batch("sinkhorn", "last_step")),
-    ]
-
-
-def geomloss() -> list[Method]:
-    """Return GeomLoss's batch solver."""
-    from geomloss import ot
-
-    def solve(cost: Tensor) -> Tensor:
-        return ot.solve_batch(cost, reg=EPS, max_iter=ITERATIONS).plan
-
-    return [through_torch("GeomLoss", solve)]
-
-
-def ott() -> list[Method]:
-    """Return OTT-JAX, compiled and mapped over problems, with its implicit gradient."""
-    import jax
-    from ott.geometry import geometry
-    from ott.problems.linear import linear_problem
-    from ott.solvers.linear import sinkhorn as ott_sinkhorn
-
-    def method(name: str, log: bool) -> Method:
-        solver = ott_sinkhorn.Sinkhorn(
-            lse_mode=log, threshold=0.0, min_iterations=ITERATIONS, max_iterations=ITERATIONS
-        )
-
-        def plan(cost: jax.Array) -> jax.Array:
-            problem = linear_problem.LinearProblem(geometry.Geometry(cost, epsilon=EPS))
-            return solver(problem).matrix
-
-        forward = jax.jit(jax.vmap(plan))
-        backward = jax.jit(jax.grad(lambda cost, w: (jax.vmap(plan)(cost) * w).sum()))
-        return Method(
-            name,
-            lambda cost: forward(cost.numpy()).block_until_ready(),
-            lambda cost, w: np.asarray(backward(cost.numpy(), w.numpy()).block_until_ready()),
-        )
-
-    return [method("OTT-JAX", log=False), method("OTT-JAX, log", log=True)]
-
-
-def methods(device: str = "cpu") -> tuple[list[Method], list[str]]:
-    """Return every method that works here, POT's loop first, and why others do not."""
-    found: list[Method] = []
-    missing = []
-    for package, made in (("ot", pot), ("geomloss", geomloss), ("ott", ott)):
-        if importlib.util.find_spec(package) is None:
-            missing.append(f"{package} is not installed")
-        elif device == "cpu" or package != "ott":
-            found += made()
-    if device != "cpu" or importlib.util.find_spec("numba") is not None:
-        found.append(own("nver", ""))
-    found.append(own("nver, torch alone", "batched"))
-    cost, w = (part.to(device) for part in clouds(1, 32))
-    for method in list(found):
-        try:
-            method.forward(cost)
-            method.backward(cost, w)
-        except Exception as error:  # noqa: BLE001 - another library's, on a device or version of ours
-            found.remove(method)
-            missing.append(f"{method.name} fails: {type(error).__name__}: {str(error)[:120]}")
-    return found, missing
 
 
 def expected(cost: Tensor, w: Tensor) -> np.ndarray:
@@ -215,6 +51,11 @@ def expected(cost: Tensor, w: Tensor) -> np.ndarray:
     problem = Problem(cost.double(), weights, weights, EPS, ITERATIONS, 0.0)
     found = logarithmic.pull_back(problem, logarithmic.solve(problem, True), w.double())
     return found.cost.numpy(force=True)
+
+
+def in_numpy(found: Any) -> np.ndarray:
+    """Return a library's array as numpy's."""
+    return found.numpy(force=True) if isinstance(found, Tensor) else np.asarray(found)
 
 
 def seconds(calls: list[Callable[[], object]], wait: Callable[[], None]) -> list[float]:
@@ -266,16 +107,16 @@ def measure(n: int, problems: int, found: list[Method], options: Options) -> lis
         found = [method for method in found if method.looped or method.name in SCALES]
     part = [min(LOOPED, problems) if method.looped else problems for method in found]
     truth = expected(cost[:LOOPED], w[:LOOPED])
+    cases = [(m, k, m.given(cost[:k]), m.given(w[:k])) for m, k in zip(found, part, strict=True)]
     errors = [
-        float(np.abs(m.backward(cost[:k], w[:k])[:LOOPED] - truth[:k]).max() / np.abs(truth).max())
-        for m, k in zip(found, part, strict=True)
+        float(np.abs(in_numpy(m.backward(c, v))[:LOOPED] - truth[:k]).max() / np.abs(truth).max())
+        for m, k, c, v in cases
     ]
-    pairs = list(zip(found, part, strict=True))
-    forward = seconds([partial(m.forward, cost[:k]) for m, k in pairs], options.wait)
-    both = seconds([partial(m.backward, cost[:k], w[:k]) for m, k in pairs], options.wait)
+    forward = seconds([partial(m.forward, c) for m, _, c, _ in cases], options.wait)
+    both = seconds([partial(m.backward, c, v) for m, _, c, v in cases], options.wait)
     return [
         Measured(n, problems, method.name, 1e6 * forward[i] / k, 1e6 * both[i] / k, errors[i])
-        for i, (method, k) in enumerate(pairs)
+        for i, (method, k, _, _) in enumerate(cases)
     ]
 
 
