@@ -85,16 +85,15 @@ class SelfAttention(Random):
         A clip's tokens lie side by side: those of x, then the images. Images may be given in x as
         well; telling them apart saves time and changes nothing beyond rounding.
         """
-        single = x.dim() == 3
-        layers = (self.inner, self.outer, self.norm)
-        parts = [x, *(p for layer in layers for p in (layer.weight, layer.bias))]
+        inner, outer, norm = self.inner, self.outer, self.norm
+        layers = [inner.weight, inner.bias, outer.weight, outer.bias, norm.weight, norm.bias]
         maps = [image.map for image in images]
-        if single:
-            parts, maps = ([part.unsqueeze(0) for part in some] for some in (parts, maps))
         sources = [image.source for image in images]
         known = Known(self.counts.to(x.dtype), self.drop(batch), sources)
-        out = attend(parts[0], parts[1:], known, maps)
-        return out.squeeze(0) if single else out
+        if x.dim() == 4:
+            return attend(x, layers, known, maps)
+        layers, maps = ([part.unsqueeze(0) for part in some] for some in (layers, maps))
+        return attend(x.unsqueeze(0), layers, known, maps).squeeze(0)
 
     def drop(self, batch: Batch | None) -> Drop | None:
         """Return what decides which weights survive; None if all do."""

@@ -107,20 +107,19 @@ class _Attend(torch.autograd.Function):
             torch.bmm(image, x[:, source], out=images[k])
         ctx.compiled = x.device.type == "cpu" and loops_work(x.dtype)
         attend_all = _attend_compiled if ctx.compiled else _attend_torch
-        split, seen, weights, kept = attend_all(projected, moved, b_in, known)
+        seen, weights, kept = attend_all(projected, moved, b_in, known)
         joined = torch.bmm(seen.mT, w_out.mT).view(members, own + len(maps), clips, width)
         norm = residual.compiled if ctx.compiled else residual.plain
         out, normed, deviations = norm((x, images), joined, b_out, scale, shift, known.counts)
         ctx.known = known
-        used = (w_in, b_in, w_out, scale)
-        ctx.save_for_backward(x, *used, split, seen, weights, kept, normed, deviations, *maps)
+        made = (projected, moved, seen, weights, kept, normed, deviations)
+        ctx.save_for_backward(x, w_in, b_in, w_out, scale, *made, *maps)
         return out
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, w_in, b_in, w_out, scale, split, seen, weights, kept, normed, deviations, *maps = (
-            ctx.saved_tensors
-        )
+        x, w_in, b_in, w_out, scale, *made = ctx.saved_tensors
+        projected, moved, seen, weights, kept, normed, deviations, *maps = made
         members, own, clips, width = x.shape
         norm_back = residual.compiled_back if ctx.compiled else residual.plain_back
         given = (gradient.contiguous(), ctx.known.counts, scale, normed, deviations)
@@ -129,76 +128,70 @@ class _Attend(torch.autograd.Function):
         d_w_out = torch.bmm(d_joined.mT, seen.mT)
         d_seen = torch.bmm(w_out.mT, d_joined.mT)
         back = _back_compiled if ctx.compiled else _back_torch
-        d_projected, d_b_in = back(d_seen, split, weights, kept)
+        d_projected, d_b_in = back(d_seen, projected, moved, b_in, weights, kept)
         d_own, rows = d_projected[:, :, : own * clips], d_joined[:, : own * clips]
         d_maps: list[Tensor | None] = [None] * len(maps)
         for k, (source, image) in enumerate(zip(ctx.known.sources, maps, strict=True)):
             at, place = (slice(token * clips, (token + 1) * clips) for token in (source, own + k))
             if ctx.needs_input_grad[FIRST_MAP + k]:
-                before = split[:, :, at] - b_in.unsqueeze(-1)
-                d_map = torch.bmm(d_projected[:, :, place].mT, before)
+                d_map = torch.bmm(d_projected[:, :, place].mT, projected[:, :, at])
                 d_maps[k] = d_map.baddbmm_(d_joined[:, place], x[:, source].mT)
             # Two operations: a product into a part of an array is done member by member.
             d_own[:, :, at].add_(torch.bmm(d_projected[:, :, place], image))
             rows[:, at].add_(torch.bmm(image.mT, d_joined[:, place]))
         d_w_in = torch.bmm(d_own, x.view(members, own * clips, width))
-        d_x = torch.baddbmm(rows, d_own.mT, w_in).view(x.shape)
+        d_x = torch.bmm(d_own.mT, w_in).add_(rows).view(x.shape)
         return d_x, d_w_in, d_b_in, d_w_out, d_b_out, d_scale, d_shift, None, *d_maps
 
 
 def _attend_compiled(
     projected: Tensor, moved: Tensor, b_in: Tensor, known: Known
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    members, width, tokens = len(b_in), b_in.shape[1] // 3, len(known.counts)
-    clips, depth = projected.shape[2] // (tokens - len(moved)), width // HEADS
-    split = projected.new_empty(members, 3, HEADS, depth, tokens * clips)
-    weights = split.new_empty(members, HEADS, tokens, tokens * clips)
+) -> tuple[Tensor, Tensor, Tensor]:
+    members, rows, width = projected.shape
+    tokens, depth = len(known.counts), rows // (3 * HEADS)
+    columns = width // (tokens - len(moved)) * tokens
+    weights = projected.new_empty(members, tokens, HEADS * columns)
     kept, drop = weights, known.drop
     if drop is None:
         none = torch.empty(0, dtype=torch.int16)
-        drop = Drop(none.view(0, 0, 0), none.view(0, 0), known.counts)
+        drop = Drop(none.view(0, 0, 0), none.view(0, tokens), known.counts)
     else:
         kept = torch.empty_like(weights)
-    seen = split.new_empty(members, HEADS, depth, tokens * clips)
-    own = projected.view(*split.shape[:4], -1)
-    images = moved.view(len(moved), *split.shape[:4], clips)
-    shift = b_in.contiguous().view(split.shape[:4])
-    given = (own, images, shift, known.counts, *drop, split, weights, kept, seen)
+    seen = projected.new_empty(members, HEADS, depth, columns)
+    given = (projected, moved, b_in.contiguous(), known.counts, *drop, weights, kept, seen)
     loops.attend(*(part.numpy() for part in given))
-    return split.flatten(1, 3), seen.flatten(1, 2), weights, kept
+    return seen.view(members, -1, columns), weights, kept
 
 
 def _back_compiled(
-    d_seen: Tensor, split: Tensor, weights: Tensor, kept: Tensor
+    d_seen: Tensor, projected: Tensor, moved: Tensor, b_in: Tensor, weights: Tensor, kept: Tensor
 ) -> tuple[Tensor, Tensor]:
-    members, rows, columns = split.shape
-    shape = (members, 3, HEADS, rows // (3 * HEADS), columns)
-    d_projected, d_shift = torch.empty_like(split), split.new_empty(shape[:4])
-    given = (d_seen.view(members, *shape[2:]), split.view(shape), weights, kept)
-    made = (d_projected.view(shape), d_shift)
-    loops.attend_back(*(part.numpy() for part in (*given, *made)))
-    return d_projected, d_shift.flatten(1)
+    members, width, columns = d_seen.shape
+    d_projected = d_seen.new_empty(members, 3, HEADS, width // HEADS, columns)
+    d_shift = d_seen.new_empty(members, 3 * width)
+    by_heads = d_seen.view(members, HEADS, -1, columns)
+    given = (by_heads, projected, moved, b_in.contiguous(), weights, kept, d_projected, d_shift)
+    loops.attend_back(*(part.numpy() for part in given))
+    return d_projected.view(members, -1, columns), d_shift
 
 
 def _attend_torch(
     projected: Tensor, moved: Tensor, b_in: Tensor, known: Known
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    whole = torch.cat([projected, *moved], dim=2).add_(b_in.unsqueeze(-1))
-    split = _by_heads(whole, len(known.counts), 3)
-    scores = _products(split[:, 0], split[:, 1]).mul_(1 / math.sqrt(split.shape[3]))
-    scores.add_(known.counts.to(scores.dtype).log().unsqueeze(-1))
+) -> tuple[Tensor, Tensor, Tensor]:
+    queries, keys, values = _all_tokens(projected, moved, b_in, len(known.counts))
+    scores = _products(queries, keys).mul_(1 / math.sqrt(queries.shape[2]))
+    scores.add_(known.counts.log().unsqueeze(-1))
     weights = torch.softmax(scores, dim=-2)
     kept = weights if known.drop is None else weights * known.drop.factors(weights)
-    seen = _mix(kept, split[:, 2])
-    return whole, seen.flatten(1, 2).flatten(2), weights, kept
+    return _mix(kept, values).flatten(1, 2).flatten(2), weights, kept
 
 
 def _back_torch(
-    d_seen: Tensor, split: Tensor, weights: Tensor, kept: Tensor
+    d_seen: Tensor, projected: Tensor, moved: Tensor, b_in: Tensor, weights: Tensor, kept: Tensor
 ) -> tuple[Tensor, Tensor]:
     tokens = weights.shape[2]
-    queries, keys, values = _by_heads(split, tokens, 3).unbind(1)
-    given = _by_heads(d_seen, tokens, 1).squeeze(1)
+    queries, keys, values = _all_tokens(projected, moved, b_in, tokens)
+    given = d_seen.view(values.shape)
     d_scores = _products(given, values).mul_(kept)
     d_scores.addcmul_(weights, d_scores.sum(-2, keepdim=True), value=-1)
     d_scores.mul_(1 / math.sqrt(queries.shape[2]))
@@ -207,15 +200,19 @@ def _back_torch(
         _mix(d_scores.transpose(2, 3), queries),
         _mix(kept.transpose(2, 3), given),
     )
-    d_projected = torch.stack(parts, dim=1).view(split.shape)
+    d_projected = torch.stack(parts, dim=1).view(*projected.shape[:2], -1)
     return d_projected, d_projected.sum(-1)
 
 
-def _by_heads(rows: Tensor, tokens: int, parts: int) -> Tensor:
-    """Return [members, parts, heads, depth, tokens, clips]."""
-    members, count, columns = rows.shape
-    depth = count // (parts * HEADS)
-    return rows.view(members, parts, HEADS, depth, tokens, columns // tokens)
+def _all_tokens(
+    projected: Tensor, moved: Tensor, b_in: Tensor, tokens: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return queries, keys and values [members, heads, depth, tokens, clips]."""
+    whole = torch.cat([projected, *moved], dim=2).add_(b_in.unsqueeze(-1))
+    members, rows, columns = whole.shape
+    shape = (members, 3, HEADS, rows // (3 * HEADS), tokens, columns // tokens)
+    queries, keys, values = whole.view(shape).unbind(1)
+    return queries, keys, values
 
 
 def attend(
@@ -269,8 +266,9 @@ def loops_work(dtype: torch.dtype) -> bool:
         flat, wide = x[0, 0], x.new_ones(1, 3 * HEADS)
         drop = Drop(flat.view(1, 1, -1).short(), flat[:, :1].short(), flat[0, :1])
         known, none = Known(flat[0, :1], drop, ()), x[:0]
-        split, seen, *rest = _attend_compiled(wide.unsqueeze(2), x.new_ones(0, 1, 1), wide, known)
-        _back_compiled(seen, split, *rest)
+        given = wide.unsqueeze(2), x.new_ones(0, 1, 1, 1), wide
+        seen, *weights = _attend_compiled(*given, known)
+        _back_compiled(seen, *given, *weights)
         out, *kept = residual.compiled((x, none), x.clone(), flat, flat, flat, known.counts)
         residual.compiled_back(out, known.counts, flat, *kept)
 

@@ -36,15 +36,6 @@ def _twice(values, out):
 
 @compiled
 @no_type_check
-def _times(a, b, out):
-    """Set out to a * b."""
-    for r in range(out.shape[0]):
-        for x in range(out.shape[1]):
-            out[r, x] = a[r, x] * b[r, x]
-
-
-@compiled
-@no_type_check
 def _sums(rows, out):
     """Set out to the sum of the rows."""
     out[:] = 0
@@ -55,17 +46,17 @@ def _sums(rows, out):
 
 @compiled
 @no_type_check
-def _side_by_side(own, images, by, out):
-    """Set rows of out to those of `own`, then of each image, plus a number each."""
-    n, clips = own.shape[1], images.shape[2]
+def _tokens(own, images, m, first, shift, out):
+    """Set out to rows of all tokens, from row `first` on, shifted; see `attend`."""
+    n, clips = own.shape[2], images.shape[3]
     for d in range(out.shape[0]):
-        more, row, first = by[d], own[d], out[d, :n]
+        more, row, head = shift[m, first + d], own[m, first + d], out[d, :n]
         for x in range(n):
-            first[x] = row[x] + more
+            head[x] = row[x] + more
         for k in range(images.shape[0]):
-            image, later = images[k, d], out[d, n + k * clips : n + (k + 1) * clips]
+            image, place = images[k, m, first + d], out[d, n + k * clips : n + (k + 1) * clips]
             for x in range(clips):
-                later[x] = image[x] + more
+                place[x] = image[x] + more
 
 
 @compiled
@@ -81,18 +72,21 @@ def _row_sums(rows, out):
 
 @compiled
 @no_type_check
-def _products(a, b, clips, out):
-    """Set out[r, x] to the sum over d of a[d, x] * b[d, x + r clips]; b is held twice."""
+def _products(a, b, clips, out, at):
+    """Set out[r, at + x] to the sum over d of a[d, x] * b[d, x + r clips]; b is held twice."""
     depth, n = a.shape
-    whole = depth - depth % 3
+    whole = depth - depth % 5
     for r in range(out.shape[0]):
-        row, s = out[r], r * clips
+        row, s = out[r, at : at + n], r * clips
         for x in range(n):
             row[x] = 0
-        for d in range(0, whole, 3):
+        for d in range(0, whole, 5):
+            a0, a1, a2, a3, a4 = a[d], a[d + 1], a[d + 2], a[d + 3], a[d + 4]
             b0, b1, b2 = b[d, s : s + n], b[d + 1, s : s + n], b[d + 2, s : s + n]
+            b3, b4 = b[d + 3, s : s + n], b[d + 4, s : s + n]
             for x in range(n):
-                row[x] += a[d, x] * b0[x] + a[d + 1, x] * b1[x] + a[d + 2, x] * b2[x]
+                first = a0[x] * b0[x] + a1[x] * b1[x] + a2[x] * b2[x]
+                row[x] += first + a3[x] * b3[x] + a4[x] * b4[x]
         for d in range(whole, depth):
             b0 = b[d, s : s + n]
             for x in range(n):
@@ -101,95 +95,130 @@ def _products(a, b, clips, out):
 
 @compiled
 @no_type_check
-def _mix(weights, b, clips, out):
-    """Set out[d, x] to the sum over r of weights[r, x] * b[d, x + r clips]; b is held twice."""
-    tokens, n = weights.shape
-    for d in range(out.shape[0]):
-        row = out[d]
-        for x in range(n):
-            row[x] = weights[0, x] * b[d, x]
-        for r in range(1, tokens - 1, 2):
-            b0, b1 = b[d, r * clips : r * clips + n], b[d, (r + 1) * clips : (r + 1) * clips + n]
-            for x in range(n):
-                row[x] += weights[r, x] * b0[x] + weights[r + 1, x] * b1[x]
-        if tokens % 2 == 0:
-            b0 = b[d, (tokens - 1) * clips : (tokens - 1) * clips + n]
-            for x in range(n):
-                row[x] += weights[tokens - 1, x] * b0[x]
-
-
-@compiled
-@no_type_check
-def _mix_back(weights, b, clips, out):
-    """Set out[d, x + r clips] to the sum over r of weights[r, x] * b[d, x]; both are held twice."""
+def _mix(weights, at, b, clips, out):
+    """Set out[d, x] to the sum over r of weights[r, at + x] * b[d, x + r clips], b held twice."""
     tokens, n = weights.shape[0], out.shape[1]
+    whole, end = 1 + (tokens - 1) // 3 * 3, at + n
     for d in range(out.shape[0]):
-        row = out[d]
+        row, w0 = out[d], weights[0, at:end]
         for x in range(n):
-            row[x] = weights[0, x] * b[d, x]
-        for r in range(1, tokens):
-            s = (tokens - r) * clips
-            w0, b0 = weights[r, s : s + n], b[d, s : s + n]
+            row[x] = w0[x] * b[d, x]
+        for r in range(1, whole, 3):
+            w0, w1, w2 = weights[r, at:end], weights[r + 1, at:end], weights[r + 2, at:end]
+            s = r * clips
+            b0 = b[d, s : s + n]
+            b1 = b[d, s + clips : s + clips + n]
+            b2 = b[d, s + 2 * clips : s + 2 * clips + n]
+            for x in range(n):
+                row[x] += w0[x] * b0[x] + w1[x] * b1[x] + w2[x] * b2[x]
+        for r in range(whole, tokens):
+            w0, b0 = weights[r, at:end], b[d, r * clips : r * clips + n]
             for x in range(n):
                 row[x] += w0[x] * b0[x]
 
 
 @compiled
 @no_type_check
-def _by_key(values, clips, out):
-    """Set out[r, x] to the value of key j."""
-    tokens = out.shape[0]
-    for r in range(tokens):
-        for i in range(tokens):
-            for x in range(i * clips, (i + 1) * clips):
-                out[r, x] = values[(i + r) % tokens]
+def _mix_back(weights, b, clips, out):
+    """Set out[d, x + r clips] to the sum over r of weights[r, x] * b[d, x]; b is held twice.
+
+    `weights` are turned: weights[r, x + r clips] stands for weights[r, x].
+    """
+    tokens, n = weights.shape
+    whole = 1 + (tokens - 1) // 3 * 3
+    for d in range(out.shape[0]):
+        row = out[d]
+        for x in range(n):
+            row[x] = weights[0, x] * b[d, x]
+        for r in range(1, whole, 3):
+            w0, w1, w2 = weights[r], weights[r + 1], weights[r + 2]
+            s = (tokens - r) * clips
+            b0 = b[d, s : s + n]
+            b1 = b[d, s - clips : s - clips + n]
+            b2 = b[d, s - 2 * clips : s - 2 * clips + n]
+            for x in range(n):
+                row[x] += w0[x] * b0[x] + w1[x] * b1[x] + w2[x] * b2[x]
+        for r in range(whole, tokens):
+            s = (tokens - r) * clips
+            b0 = b[d, s : s + n]
+            for x in range(n):
+                row[x] += weights[r, x] * b0[x]
 
 
 @compiled
 @no_type_check
-def _softmax(scores, scale, counts, total, weights):
-    """Set weights[r, x] to the softmax over r of scale * scores[r, x], counts[r, x] of each."""
-    tokens, n = scores.shape
-    total[:] = -np.inf
+def _turned(weights, at, clips, out):
+    """Set out[r, x + r clips] to weights[r, at + x], around the end."""
+    tokens, n = out.shape
     for r in range(tokens):
+        head, tail, row = out[r, r * clips :], out[r, : r * clips], weights[r, at : at + n]
+        for x in range(head.size):
+            head[x] = row[x]
+        rest = row[head.size :]
+        for x in range(tail.size):
+            tail[x] = rest[x]
+
+
+@compiled
+@no_type_check
+def _by_key(values, clips, out):
+    """Set out[r, x] to the value of key j, for every head."""
+    tokens = out.shape[0]
+    for r in range(tokens):
+        for block in range(out.shape[1] // clips):
+            value = values[(block + r) % tokens]
+            for x in range(block * clips, (block + 1) * clips):
+                out[r, x] = value
+
+
+@compiled
+@no_type_check
+def _softmax(scores, scale, counts, total):
+    """Turn scores into their softmax over r, scaled, each counting counts[r, x] times."""
+    tokens, n = scores.shape
+    for x in range(n):
+        total[x] = scores[0, x]
+    for r in range(1, tokens):
         for x in range(n):
             total[x] = scores[r, x] if scores[r, x] > total[x] else total[x]
     for r in range(tokens):
         for x in range(n):
-            weights[r, x] = counts[r, x] * exp((scores[r, x] - total[x]) * scale)
-    _sums(weights, total)
+            scores[r, x] = counts[r, x] * exp((scores[r, x] - total[x]) * scale)
+    _sums(scores, total)
     for x in range(n):
         total[x] = 1 / total[x]
     for r in range(tokens):
         for x in range(n):
-            weights[r, x] *= total[x]
+            scores[r, x] *= total[x]
 
 
 @compiled
 @no_type_check
-def _turn(bits, out):
-    """Set out [pairs, clips] to the transpose of bits."""
-    for c in range(bits.shape[0]):
-        for p in range(bits.shape[1]):
-            out[p, c] = bits[c, p]
+def _drawn(bits, tokens, out):
+    """Set out[r, x], x over heads, queries and clips, to what was drawn for query and key."""
+    clips, pairs = bits.shape[0], tokens * tokens
+    for c in range(clips):
+        for h in range(bits.shape[1] // pairs):
+            for r in range(tokens):
+                for i in range(tokens):
+                    place = (h * tokens + i) * clips + c
+                    out[r, place] = bits[c, h * pairs + r * tokens + i]
 
 
 @compiled
 @no_type_check
-def _surviving(bits, levels, shares, out):
-    """Set out[r, i clips + c] to the surviving share of key j; bits [pairs, clips]."""
-    tokens, clips = out.shape[0], bits.shape[1]
-    for r in range(tokens):
-        for i in range(tokens):
-            j = (i + r) % tokens
-            share, drawn = shares[j], bits[r * tokens + i]
-            row = out[r, i * clips : (i + 1) * clips]
-            for c in range(clips):
-                row[c] = 0
-            for n in range(levels.shape[0]):
-                level = levels[n, j]
-                for c in range(clips):
-                    row[c] += share if drawn[c] > level else 0
+def _kept(weights, drawn, levels, shares, out):
+    """Set out to the weights times what survives: a share for each level that is exceeded."""
+    for r in range(out.shape[0]):
+        row = out[r]
+        for x in range(row.size):
+            row[x] = 0
+        for n in range(levels.shape[0]):
+            level = levels[n, r]
+            for x in range(row.size):
+                row[x] += shares[r, x] if drawn[r, x] > level[x] else 0
+        for x in range(row.size):
+            row[x] *= weights[r, x]
 
 
 @compiled
@@ -197,7 +226,9 @@ def _surviving(bits, levels, shares, out):
 def _softmax_back(weights, kept, scale, gradient, total):
     """Turn the gradient at the factors of `kept` into that at the unscaled scores."""
     tokens, n = kept.shape
-    _times(kept, gradient, gradient)
+    for r in range(tokens):
+        for x in range(n):
+            gradient[r, x] *= kept[r, x]
     _sums(gradient, total)
     for r in range(tokens):
         for x in range(n):
@@ -206,71 +237,77 @@ def _softmax_back(weights, kept, scale, gradient, total):
 
 @compiled_and_kept
 @no_type_check
-def attend(own, images, shift, counts, bits, levels, shares, split, weights, kept, seen):  # noqa: PLR0913 - arrays
-    """Set `split` to the shifted projections of all tokens, and `seen` to what every token sees.
+def attend(own, images, shift, counts, bits, levels, shares, weights, kept, seen):  # noqa: PLR0913 - arrays
+    """Set `seen` to what every token sees, by its weights.
 
-    Shapes, with n = tokens * clips: own [members, 3, heads, depth, own clips], images [images,
-    members, 3, heads, depth, clips]; shift [members, 3, heads, depth]; counts, shares [tokens];
-    bits [members, clips, heads * tokens * tokens], or [0, 0, 0] where nothing is dropped; levels
-    [copies, tokens]; split [members, 3, heads, depth, n]; weights, kept (the same array where
-    nothing is dropped) [members, heads, tokens, n]; seen [members, heads, depth, n].
+    Shapes, with n = tokens * clips: own [members, 3 width, own clips], images [images, members,
+    3 width, clips], the projections of queries, keys and values of all heads without their bias;
+    shift [members, 3 width], the bias; counts, shares [tokens]; bits [members, clips, heads *
+    tokens * tokens], or [0, 0, 0] where nothing is dropped; levels [copies, tokens]; weights, kept
+    (the same array where nothing is dropped) [members, tokens, heads * n]; seen [members, heads,
+    depth, n].
     """
-    members, _, heads, depth, n = split.shape
-    tokens = weights.shape[2]
-    clips, pairs = n // tokens, tokens * tokens
-    scale = split.dtype.type(1 / math.sqrt(depth))
-    twice = np.empty((depth, 2 * n), split.dtype)
-    scores = np.empty((tokens, n), split.dtype)
-    counted = np.empty_like(scores)
-    total = np.empty(n, split.dtype)
-    drawn = np.empty((bits.shape[2], bits.shape[1]), bits.dtype)
+    members, heads, depth, n = seen.shape
+    tokens, columns = weights.shape[1:]
+    clips, width = n // tokens, heads * depth
+    scale = own.dtype.type(1 / math.sqrt(depth))
+    rows, twice = np.empty((depth, n), own.dtype), np.empty((depth, 2 * n), own.dtype)
+    counted = np.empty((tokens, columns), own.dtype)
+    shared = np.empty_like(counted)
+    total = np.empty(columns, own.dtype)
+    drawn = np.empty((tokens, columns), bits.dtype)
+    leveled = np.empty((levels.shape[0], tokens, columns), levels.dtype)
     _by_key(counts, clips, counted)
+    _by_key(shares, clips, shared)
+    for level in range(levels.shape[0]):
+        _by_key(levels[level], clips, leveled[level])
     for m in range(members):
-        if bits.shape[0] > 0:
-            _turn(bits[m], drawn)
         for h in range(heads):
-            for part in range(3):
-                _side_by_side(
-                    own[m, part, h], images[:, m, part, h], shift[m, part, h], split[m, part, h]
-                )
-            _twice(split[m, 1, h], twice)
-            _products(split[m, 0, h], twice, clips, scores)
-            _softmax(scores, scale, counted, total, weights[m, h])
-            if bits.shape[0] > 0:
-                _surviving(drawn[h * pairs : (h + 1) * pairs], levels, shares, scores)
-                _times(weights[m, h], scores, kept[m, h])
-            _twice(split[m, 2, h], twice)
-            _mix(kept[m, h], twice, clips, seen[m, h])
+            _tokens(own, images, m, width + h * depth, shift, rows)
+            _twice(rows, twice)
+            _tokens(own, images, m, h * depth, shift, rows)
+            _products(rows, twice, clips, weights[m], h * n)
+        _softmax(weights[m], scale, counted, total)
+        if bits.shape[0] > 0:
+            _drawn(bits[m], tokens, drawn)
+            _kept(weights[m], drawn, leveled, shared, kept[m])
+        for h in range(heads):
+            _tokens(own, images, m, 2 * width + h * depth, shift, rows)
+            _twice(rows, twice)
+            _mix(kept[m], h * n, twice, clips, seen[m, h])
 
 
 @compiled_and_kept
 @no_type_check
-def attend_back(d_seen, split, weights, kept, d_projected, d_shift):
-    """Set d_projected, shaped as `split`, and d_shift; shapes as in `attend`."""
-    members, _, heads, depth, n = split.shape
-    tokens = weights.shape[2]
-    clips = n // tokens
-    scale = split.dtype.type(1 / math.sqrt(depth))
-    wide = np.empty((depth, 2 * n), split.dtype)
-    wide_weights = np.empty((tokens, 2 * n), split.dtype)
-    d_scores = np.empty((tokens, n), split.dtype)
-    total = np.empty(n, split.dtype)
+def attend_back(d_seen, own, images, shift, weights, kept, d_projected, d_shift):
+    """Set d_projected [members, 3, heads, depth, n] and d_shift; shapes as in `attend`."""
+    members, heads, depth, n = d_seen.shape
+    tokens, columns = weights.shape[1:]
+    clips, width = n // tokens, heads * depth
+    scale = own.dtype.type(1 / math.sqrt(depth))
+    rows, wide = np.empty((depth, n), own.dtype), np.empty((depth, 2 * n), own.dtype)
+    turned = np.empty((tokens, n), own.dtype)
+    d_scores = np.empty((tokens, columns), own.dtype)
+    total = np.empty(columns, own.dtype)
     for m in range(members):
+        made = d_projected[m]
         for h in range(heads):
-            given, made = d_seen[m, h], d_projected[m]
-            _twice(kept[m, h], wide_weights)
-            _twice(given, wide)
-            _mix_back(wide_weights, wide, clips, made[2, h])
-            _twice(split[m, 2, h], wide)
-            _products(given, wide, clips, d_scores)
-            _softmax_back(weights[m, h], kept[m, h], scale, d_scores, total)
-            _twice(split[m, 1, h], wide)
-            _mix(d_scores, wide, clips, made[0, h])
-            _twice(d_scores, wide_weights)
-            _twice(split[m, 0, h], wide)
-            _mix_back(wide_weights, wide, clips, made[1, h])
-            for part in range(3):
-                _row_sums(made[part, h], d_shift[m, part, h])
+            _turned(kept[m], h * n, clips, turned)
+            _twice(d_seen[m, h], wide)
+            _mix_back(turned, wide, clips, made[2, h])
+            _tokens(own, images, m, 2 * width + h * depth, shift, rows)
+            _twice(rows, wide)
+            _products(d_seen[m, h], wide, clips, d_scores, h * n)
+        _softmax_back(weights[m], kept[m], scale, d_scores, total)
+        for h in range(heads):
+            _tokens(own, images, m, width + h * depth, shift, rows)
+            _twice(rows, wide)
+            _mix(d_scores, h * n, wide, clips, made[0, h])
+            _turned(d_scores, h * n, clips, turned)
+            _tokens(own, images, m, h * depth, shift, rows)
+            _twice(rows, wide)
+            _mix_back(turned, wide, clips, made[1, h])
+        _row_sums(made.reshape(-1, n), d_shift[m])
 
 
 @compiled_and_kept

@@ -48,7 +48,7 @@ def compiled_back(
 ) -> tuple[Tokens, PerMember, PerMember, PerMember]:
     """Return the gradients at x (which is that at `joined`), `scale`, `shift` and `added`."""
     d_x = torch.empty_like(normed)
-    sums = [torch.zeros_like(normed[:, 0, 0]) for _ in range(3)]
+    sums = normed.new_zeros(3, *scale.shape).unbind()
     given = (gradient, counts, scale.contiguous(), normed, deviations, d_x, *sums)
     residual_loops.add_and_norm_back(*(part.numpy() for part in given))
     return d_x, sums[0], sums[1], sums[2]
