@@ -147,17 +147,18 @@ def read(x, weight, bias, out, winner):
 def read_back(x, windows, winner, d_weight, d_bias):
     """Add to d_weight [3, filters] and d_bias what the gradient says, for one channel.
 
-    It comes for every window of three positions, [2 + clips positions, 3 filters], from the third
-    row on. Two positions are done together: positions are an even number.
+    It comes for every window of three positions, [clips, positions, 3 filters]; that at the last
+    two of a clip is 0. Two positions are done together: positions are an even number.
     """
     clips, positions, filters = winner.shape
     room = np.empty((4, filters), x.dtype)
     for c in range(clips):
         for s in range(0, positions, 2):
             for i in range(2):
-                row, won = 2 + c * positions + s + i, winner[c, s + i]
-                first, second = windows[row, :filters], windows[row - 1, filters : 2 * filters]
-                third, even, odd = windows[row - 2, 2 * filters :], room[2 * i], room[2 * i + 1]
+                # Before the first two positions there is no window: the last two stand for them.
+                own, won, at = windows[c], winner[c, s + i], s + i
+                first, second = own[at, :filters], own[at - 1, filters : 2 * filters]
+                third, even, odd = own[at - 2, 2 * filters :], room[2 * i], room[2 * i + 1]
                 for k in range(filters):
                     passed = first[k] + second[k] + third[k]
                     even[k] = passed if won[k] == EVEN else 0

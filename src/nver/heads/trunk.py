@@ -59,16 +59,15 @@ class _TwoBlocks(torch.autograd.Function):
         # Of the second block, transposed: that product is faster.
         turned, d_bias_2 = torch.zeros_like(weight_2.mT), x.new_zeros(members, filters_2)
         windows, product, windows_, product_ = _room(between, filters_2)
-        # Before a part's first position there is no window: two rows of zeros.
-        d_windows = x.new_zeros(2 + len(windows), windows.shape[1])
         x_, given, between_, won_, won_2_ = _arrays(x, gradient.contiguous(), between, won, won_2)
-        d_w, d_b, d_b_2, d_windows_ = _arrays(d_weight, d_bias, d_bias_2, d_windows)
+        d_w, d_b, d_b_2 = _arrays(d_weight, d_bias, d_bias_2)
         for m, here, rows in _parts(between):
             loops.pool_back(given[m, here], won_2_[m, here], product_, d_b_2[m])
             loops.spread(between_[m, here], windows_)
             turned[m].addmm_(product[:rows].mT, windows[:rows])
-            torch.mm(product[:rows], weight_2[m].mT, out=d_windows[2 : 2 + rows])
-            loops.read_back(x_[m, here], d_windows_, won_[m, here], d_w[m], d_b[m])
+            # In the same room, which fits the cache: now the gradient at the windows.
+            torch.mm(product[:rows], weight_2[m].mT, out=windows[:rows])
+            loops.read_back(x_[m, here], windows_, won_[m, here], d_w[m], d_b[m])
         return None, d_weight, d_bias, turned.mT.contiguous(), d_bias_2
 
 
