@@ -35,8 +35,7 @@ from nver.scaling.compiled import (
     pad_sides,
     padded,
     pointer,
-    tape_of,
-    tapes_at,
+    tape_at,
 )
 from nver.scaling.exponentials import exp_row
 from nver.scaling.vectors import outer4, step_back
@@ -151,47 +150,42 @@ def _pull_one(cost, sides, scale, tape, count, given, work, limits):
 @compiled_and_kept
 @no_type_check
 def pull_back_some(first, step, sizes, settings, one, places):
-    """Go back through problems first, first + step, ... of sizes (problems, n, m).
+    """Go back through problems first, first + step, ...
 
-    `settings` and `one` are those of `solve_some`, as are the first addresses of `places`. Then
-    come dL/dplan and the derivatives by cost, log a and log b; the last two may be 0.
+    What is given is what `solve_some` got. Of `places` the last four are those of dL/dplan and of
+    the derivatives by cost, log a and log b; the last two may be 0.
     """
-    problems, n, m = sizes
-    scale, iterations = settings[0], np.int64(settings[1])
-    cost = carray(pointer(places[0], one), sizes)
-    a, b = (
-        carray(pointer(places[1], one), (problems, n)),
-        carray(pointer(places[2], one), (problems, m)),
-    )
-    tapes = tapes_at(places[4], sizes, iterations, one)
+    problems, n, m, kept, words = sizes
+    cost = carray(pointer(places[0], one), (problems, n, m))
+    a = carray(pointer(places[1], one), (problems, n))
+    b = carray(pointer(places[2], one), (problems, m))
     done = carray(pointer(places[3], np.int64(0)), problems)
-    grad, dcost = carray(pointer(places[5], one), sizes), carray(pointer(places[6], one), sizes)
-    dlog_a, dlog_b = (
-        carray(pointer(places[7], one), (problems, n)),
-        carray(pointer(places[8], one), (problems, m)),
-    )
+    grad = carray(pointer(places[5], one), (problems, n, m))
+    dcost = carray(pointer(places[6], one), (problems, n, m))
+    dlog_a = carray(pointer(places[7], one), (problems, n))
+    dlog_b = carray(pointer(places[8], one), (problems, m))
     limits = limits_of(cost)
     rows, columns = padded(n, m)
     kernel = aligned(rows, columns, cost)
     fill_rows(kernel, 0)
     outer = (
-        aligned(iterations, columns, cost),
-        aligned(iterations, rows, cost),
-        aligned(iterations, columns, cost),
+        aligned(kept, columns, cost),
+        aligned(kept, rows, cost),
+        aligned(kept, columns, cost),
     )
     work = (kernel, aligned(1, columns, cost)[0], outer)
     sides = empty_sides(rows, columns, cost.dtype)
     w, da = np.empty(rows, cost.dtype), np.empty(rows, cost.dtype)
     z, db = np.empty(columns, cost.dtype), np.empty(columns, cost.dtype)
     for p in range(first, problems, step):
-        tape = tape_of(tapes, p, n, m)
+        tape = tape_at(places[4] + p * words * 8, n, m, kept, one)
         nothing = 0 if tape.segments[0] > 0 else np.nan
         for vector in (w, da, z, db):
             fill(vector, nothing)
         if tape.segments[0] > 0:
             pad_sides(a[p], b[p], sides)
             given = (grad[p], w, z, dcost[p], da, db)
-            _pull_one(cost[p], sides, scale, tape, done[p], given, work, limits)
+            _pull_one(cost[p], sides, settings[0], tape, done[p], given, work, limits)
         else:
             fill_rows(dcost[p], nothing)
         if places[7] > 0:

@@ -109,10 +109,18 @@ class Tape(NamedTuple):
 
 
 @cache
-def tape_words(n: int, m: int, iterations: int, size: int) -> int:
-    """Return how many numbers of 8 bytes a problem's tape takes; `size` is that of a cost."""
+def tape_words(n: int, m: int, kept: int, size: int) -> int:
+    """Return how many numbers of 8 bytes a problem's tape takes: whole cache lines.
+
+    `kept` is the iterations that it keeps, `size` that of a cost.
+    """
     rows, columns = -(-n // ROWS) * ROWS, -(-m // COLUMNS) * COLUMNS
-    return (iterations + 1) * (rows + columns) * size // 8 + iterations * (n + m + 1) + 1
+    scalings = (kept + 1) * (rows + columns) * size // 8
+    return _whole_lines(kept + 1) + _whole_lines(scalings) + _whole_lines(kept * (n + m))
+
+
+def _whole_lines(words: int) -> int:
+    return -(-words // 8) * 8
 
 
 def _pointer(typing: Any, address: Any, like: Any) -> Any:
@@ -188,32 +196,19 @@ def aligned(rows, columns, like):
 
 @compiled
 @no_type_check
-def tapes_at(address, sizes, iterations, one):
-    """Return the scalings, potentials and integers of all problems, which `tape_of` divides."""
-    problems, n, m = sizes
+def tape_at(address, n, m, kept, one):
+    """Return the tape that lies there: integers, then scalings, then potentials."""
     rows, columns = padded(n, m)
-    scalings = carray(pointer(address, one), (problems, (iterations + 1) * (rows + columns)))
-    address += scalings.size * scalings.itemsize
-    potentials = carray(pointer(address, 0.0), (problems, iterations * (n + m)))
-    address += potentials.size * potentials.itemsize
-    return scalings, potentials, carray(pointer(address, np.int64(0)), (problems, iterations + 1))
-
-
-@compiled
-@no_type_check
-def tape_of(tapes, p, n, m):
-    """Return a problem's tape in its three stretches of memory."""
-    scalings, potentials, integers = tapes[0][p], tapes[1][p], tapes[2][p]
-    rows, columns = padded(n, m)
-    slots, bases = scalings.size // (rows + columns), integers.size - 1
-    return Tape(
-        scalings[: slots * rows].reshape(slots, rows),
-        scalings[slots * rows :].reshape(slots, columns),
-        potentials[: bases * n].reshape(bases, n),
-        potentials[bases * n :].reshape(bases, m),
-        integers[1:],
-        integers[:1],
-    )
+    segments = carray(pointer(address, np.int64(0)), 1)
+    start = carray(pointer(address + 8, np.int64(0)), kept)
+    address += (kept + 8) // 8 * 64
+    y = carray(pointer(address, one), (kept + 1, columns))
+    address += y.size * y.itemsize
+    x = carray(pointer(address, one), (kept + 1, rows))
+    address += (x.size * x.itemsize + 63) // 64 * 64
+    u = carray(pointer(address, 0.0), (kept, n))
+    v = carray(pointer(address + u.size * u.itemsize, 0.0), (kept, m))
+    return Tape(x, y, u, v, start, segments)
 
 
 @compiled

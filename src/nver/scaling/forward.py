@@ -25,8 +25,7 @@ from nver.scaling.compiled import (
     pad_sides,
     padded,
     pointer,
-    tape_of,
-    tapes_at,
+    tape_at,
 )
 from nver.scaling.exponentials import exp_row, most
 from nver.scaling.vectors import divide, sweep
@@ -216,44 +215,31 @@ def _finish(kernel, x, y, sides, plan):
 @compiled_and_kept
 @no_type_check
 def solve_some(first, step, sizes, settings, one, places):
-    """Solve problems first, first + step, ... of sizes (problems, n, m), each in the same memory.
+    """Solve problems first, first + step, ..., each in the same memory.
 
-    `settings` are (1 / eps, iterations, tolerance, iterations between checks), `one` is 1 in the
-    costs' type. `places` are addresses: cost, a, b, the iterations done, the memory of all tapes or
-    0 for none (then there are two slots), and plan, row, column, error as in a Solution.
+    `sizes` are problems, n, m, the iterations that a tape keeps (or 1, where none is wanted), and
+    the numbers of 8 bytes from one tape to the next; `settings` are 1 / eps, iterations, tolerance
+    and iterations between checks; `one` is 1 in the costs' type. `places` are addresses: cost, a,
+    b, iterations done, tapes, plan, row, column, error.
     """
-    problems, n, m = sizes
-    scale, iterations, _, _ = settings
-    cost = carray(pointer(places[0], one), sizes)
-    a, b = (
-        carray(pointer(places[1], one), (problems, n)),
-        carray(pointer(places[2], one), (problems, m)),
-    )
-    plan = carray(pointer(places[5], one), sizes)
-    row, column = (
-        carray(pointer(places[6], one), (problems, n)),
-        carray(pointer(places[7], one), (problems, m)),
-    )
-    error = carray(pointer(places[8], one), problems)
+    problems, n, m, kept, words = sizes
+    cost = carray(pointer(places[0], one), (problems, n, m))
+    a = carray(pointer(places[1], one), (problems, n))
+    b = carray(pointer(places[2], one), (problems, m))
     done = carray(pointer(places[3], np.int64(0)), problems)
+    plan = carray(pointer(places[5], one), (problems, n, m))
+    row = carray(pointer(places[6], one), (problems, n))
+    column = carray(pointer(places[7], one), (problems, m))
+    error = carray(pointer(places[8], one), problems)
     limits = limits_of(cost)
     rows, columns = padded(n, m)
-    keep = places[4] > 0
-    if keep:
-        tapes = tapes_at(places[4], sizes, np.int64(iterations), one)
-    else:
-        tapes = (
-            np.empty((1, 2 * (rows + columns)), cost.dtype),
-            np.empty((1, n + m)),
-            np.empty((1, 2), np.int64),
-        )
     kernel = aligned(rows, columns, cost)
     fill_rows(kernel, 0)
     work = (kernel, aligned(1, columns, cost)[0], np.empty(columns))
     sides = empty_sides(rows, columns, cost.dtype)
     for p in range(first, problems, step):
         pad_sides(a[p], b[p], sides)
-        tape = tape_of(tapes, p if keep else 0, n, m)
+        tape = tape_at(places[4] + p * words * 8, n, m, kept, one)
         count, segments = _iterate(cost[p], sides, settings, tape, work, limits, plan[p])
         tape.segments[0] = segments
         done[p] = count
@@ -265,5 +251,5 @@ def solve_some(first, step, sizes, settings, one, places):
             continue
         last, here = count % tape.x.shape[0], (segments - 1) % tape.u.shape[0]
         error[p] = _finish(kernel, tape.x[last], tape.y[last], sides, plan[p])
-        _potential(tape.u[here], tape.x[last], scale, row[p])
-        _potential(tape.v[here], tape.y[last], scale, column[p])
+        _potential(tape.u[here], tape.x[last], settings[0], row[p])
+        _potential(tape.v[here], tape.y[last], settings[0], column[p])

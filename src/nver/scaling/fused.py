@@ -41,7 +41,7 @@ WORK_PER_THREAD = 4_000_000
 
 
 _ONE = {torch.float32: np.float32(1), torch.float64: np.float64(1)}
-_Given = tuple[tuple[int, int, int], tuple[float, int, float, int], Any]
+_Given = tuple[tuple[int, int, int, int, int], tuple[float, int, float, int], Any]
 """Sizes, settings and 1 in the costs' type, as the loops take them."""
 
 
@@ -52,18 +52,16 @@ def solve(problem: Problem, keep: bool) -> Solution:
     problems, n, m = cost.shape
     plan, row, column = empty_like(cost), empty_like(a), empty_like(b)
     error, done = empty(problems, dtype=cost.dtype), empty(problems, dtype=torch.int64)
+    kept = int(iterations) if keep else 1
+    words = tape_words(n, m, kept, cost.itemsize)
+    tapes = empty(problems * words, dtype=torch.float64)  # pages never written cost nothing
     settings = (1 / eps, int(iterations), float(tolerance), CHECK_EVERY)
-    given = ((problems, n, m), settings, _ONE[cost.dtype])
-    read = (cost.data_ptr(), a.data_ptr(), b.data_ptr(), done.data_ptr())
+    given = ((problems, n, m, kept, words), settings, _ONE[cost.dtype])
+    read = (cost.data_ptr(), a.data_ptr(), b.data_ptr(), done.data_ptr(), tapes.data_ptr())
     written = (plan.data_ptr(), row.data_ptr(), column.data_ptr(), error.data_ptr())
-    if not keep:
-        _over_problems(solve_some, given, (*read, 0, *written))
-        return Solution(plan, row, column, error, done)
-    words = problems * tape_words(n, m, iterations, cost.itemsize)
-    memory = empty(words, dtype=torch.float64)  # pages never written cost nothing
-    kept = (*read, memory.data_ptr())
-    _over_problems(solve_some, given, (*kept, *written))
-    return Solution(plan, row, column, error, done, (given, kept, (cost, a, b, memory)))
+    _over_problems(solve_some, given, (*read, *written))
+    tape = (given, read, (cost, a, b, tapes)) if keep else None
+    return Solution(plan, row, column, error, done, tape)
 
 
 def pull_back(
@@ -90,7 +88,7 @@ def _over_problems(run: Callable[..., None], given: _Given, places: tuple[int, .
     """
     sizes, settings, one = given
     problems = sizes[0]
-    if problems == 1 or (work := math.prod(sizes) * settings[1]) < 2 * WORK_PER_THREAD:
+    if problems == 1 or (work := math.prod(sizes[:3]) * settings[1]) < 2 * WORK_PER_THREAD:
         run(0, 1, sizes, settings, one, places)
         return
     threads = min(torch.get_num_threads(), problems, work // WORK_PER_THREAD)
