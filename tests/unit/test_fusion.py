@@ -23,7 +23,6 @@ from nver.fusion.attention_core import HEADS
 from nver.fusion.coupling import Mapped, TransportSettings
 from nver.fusion.tokens import (
     distinct_tokens,
-    side_by_side,
     token_copies,
     token_images,
 )
@@ -95,8 +94,8 @@ def test_the_papers_six_tokens_in_their_order():
     a, b = _random(2, 3), _random(2, 3, seed=1)
     moved = {(0, 1): _random(2, 3, seed=2), (1, 0): _random(2, 3, seed=3)}
     expected = torch.stack([moved[0, 1], a, b, moved[1, 0], b, a])
-    torch.testing.assert_close(distinct_tokens([a, b], moved)[list(token_copies(2))], expected)
-    torch.testing.assert_close(side_by_side(expected)[1], expected[:, 1].flatten())
+    distinct = torch.stack(distinct_tokens([a, b], moved))
+    torch.testing.assert_close(distinct[list(token_copies(2))], expected)
 
 
 @pytest.mark.parametrize("name", ["attention", "mata"])
@@ -113,7 +112,7 @@ def test_three_encoders_have_six_ordered_pairs():
     latents = [_random(4, 3, seed=s) for s in range(3)]
     moved = BatchCoupling().move(latents)
     assert set(moved) == set(permutations(range(3), 2))
-    copied = distinct_tokens(latents, moved)[list(token_copies(3))]
+    copied = torch.stack(distinct_tokens(latents, moved))[list(token_copies(3))]
     pairs = permutations(range(3), 2)
     expected = [part for i, j in pairs for part in (moved[i, j], latents[i], latents[j])]
     assert len(expected) == 18
@@ -159,7 +158,7 @@ def test_the_attention_is_torchs_and_so_are_its_gradients(copies):
     tokens_first = x[list(copies)].transpose(0, 1)
     attended = theirs(tokens_first, tokens_first, tokens_first, need_weights=False)[0]
     expected = mine.norm(tokens_first + attended).transpose(0, 1)
-    found = mine(x)
+    found = mine(x.unbind())
     counted = _by_token(found, mine) / mine.counts[:, None, None]
     torch.testing.assert_close(counted[list(copies)], expected, atol=1e-12, rtol=1e-10)
     upstream = _random(*x.shape, seed=1)
@@ -180,12 +179,12 @@ def test_a_stack_of_attentions_with_dropped_weights_has_the_gradient_of_finite_d
     bits = torch.randint(-(2**15), 2**15, (2, 3, whole.units), generator=generator)
     bits = bits.to(torch.int16)
     x = _random(2, 4, 3, 16).requires_grad_()
-    out = whole(x, Batch(None, lambda _: bits))
+    out = whole(x.unbind(1), Batch(None, lambda _: bits))
     for m, layer in enumerate(layers):
-        alone = layer(x[m], Batch(None, lambda _, m=m: bits[m : m + 1]))
+        alone = layer(x[m].unbind(), Batch(None, lambda _, m=m: bits[m : m + 1]))
         torch.testing.assert_close(out[m], alone, atol=1e-12, rtol=1e-10)
     whole.requires_grad_(False)
-    assert torch.autograd.gradcheck(lambda x: whole(x, Batch(None, lambda _: bits)), [x])
+    assert torch.autograd.gradcheck(lambda x: whole(x.unbind(1), Batch(None, lambda _: bits)), [x])
 
 
 @pytest.mark.usefixtures("sums")
@@ -202,7 +201,7 @@ def test_images_are_attended_to_as_tokens_of_their_own(encoders):
     upstream = _random(5, encoders**2 * 16, seed=3)
     found = []
     for images in ([], token_images(encoders, maps)):
-        own = torch.stack(latents) if images else distinct_tokens(latents, moved)
+        own = latents if images else distinct_tokens(latents, moved)
         out = layer(own, None, images)
         inputs = [*latents, *maps.values(), *layer.parameters()]
         found.append((out, *torch.autograd.grad(out, inputs, upstream, retain_graph=True)))
@@ -238,10 +237,10 @@ def test_loops_and_torch_drop_the_same_weights(monkeypatch, encoders):
     found = []
     for work in (True, False):
         monkeypatch.setattr(attention_core, "loops_work", lambda _, work=work: work)
-        out = layer(x, batch)
+        out = layer(x.unbind(), batch)
         inputs = [x, *layer.parameters()]
         found.append((out, *torch.autograd.grad(out, inputs, _random(*out.shape, seed=1))))
-    assert not torch.allclose(found[0][0], layer(x))
+    assert not torch.allclose(found[0][0], layer(x.unbind()))
     for a, b in zip(*found, strict=True):
         torch.testing.assert_close(a, b, atol=1e-12, rtol=1e-10)
 

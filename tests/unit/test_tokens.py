@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from nver.fusion import BatchCoupling, FusionShape, build_fusion
-from nver.fusion.tokens import copy_counts, distinct_tokens, read_once, side_by_side, token_copies
+from nver.fusion.tokens import copy_counts, distinct_tokens, read_once, token_copies
 from nver.heads import Linear
 from nver.training import seeded
 
@@ -35,8 +35,9 @@ def test_a_layer_over_copies_reads_each_distinct_token_once(encoders):
     of = torch.tensor(copies)
     means = torch.stack([drawn[:, of == kind].mean(1) for kind in range(encoders**2)], dim=1)
     x = _random(encoders**2, 6, 3)
-    expected = side_by_side(x[of]) @ means[:, of].flatten(1).T + dense.bias
-    torch.testing.assert_close(dense(side_by_side(x * counts[:, None, None])), expected)
+    expected = torch.cat(list(x[of]), dim=1) @ means[:, of].flatten(1).T + dense.bias
+    counted = torch.cat(list(x * counts[:, None, None]), dim=1)
+    torch.testing.assert_close(dense(counted), expected)
 
 
 class _EveryToken(nn.Module):
@@ -60,7 +61,7 @@ class _EveryToken(nn.Module):
         """Return the logits."""
         latents = self.fusion.latents(X)
         moved = BatchCoupling(self.fusion.shape.transport).move(latents)
-        tokens = distinct_tokens(latents, moved)[self.copies].transpose(0, 1)
+        tokens = torch.stack(distinct_tokens(latents, moved), dim=1)[:, self.copies]
         if self.attention is not None:
             attended = self.attention(tokens, tokens, tokens, need_weights=False)[0]
             tokens = self.fusion.attention.norm(tokens + attended)

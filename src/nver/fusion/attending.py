@@ -76,7 +76,7 @@ class SelfAttention(Random):
 
     def forward(
         self,
-        x: Float[Tensor, "*members own clips width"],
+        x: Sequence[Float[Tensor, "*members clips width"]],
         batch: Batch | None = None,
         images: Sequence[Image] = (),
     ) -> Float[Tensor, "*members clips columns"]:
@@ -89,11 +89,12 @@ class SelfAttention(Random):
         layers = [inner.weight, inner.bias, outer.weight, outer.bias, norm.weight, norm.bias]
         maps = [image.map for image in images]
         sources = [image.source for image in images]
-        known = Known(self.counts.to(x.dtype), self.drop(batch), sources)
-        if x.dim() == 4:
+        known = Known(self.counts.to(x[0].dtype), self.drop(batch), sources)
+        if x[0].dim() == 3:
             return attend(x, layers, known, maps)
-        layers, maps = ([part.unsqueeze(0) for part in some] for some in (layers, maps))
-        return attend(x.unsqueeze(0), layers, known, maps).squeeze(0)
+        whole = ([part.unsqueeze(0) for part in some] for some in (x, layers, maps))
+        x, layers, maps = whole
+        return attend(x, layers, known, maps).squeeze(0)
 
     def drop(self, batch: Batch | None) -> Drop | None:
         """Return what decides which weights survive; None if all do."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import final
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -31,6 +30,6 @@ class Attention(Fusion):
         batch: Batch | None,
     ) -> Float[Tensor, "*members clips classes"]:
         """Return the logits of the N attended tokens."""
-        attended = self.attention(torch.stack(tuple(latents), dim=-3), batch)
+        attended = self.attention(latents, batch)
         logits: Tensor = self.classifier(attended, batch)
         return logits

@@ -21,10 +21,11 @@ from torch import Tensor
 
 from nver.fusion import loops, residual
 from nver.heads.loops import run
+from nver.heads.products import accumulate, multiply
 
 HEADS = 8
-FIRST_MAP = 8
-"""Place of the first map among the arguments of `_Attend`."""
+FIRST_TOKEN = 7
+"""Place of the first token among the arguments of `_Attend`."""
 
 
 class Drop(NamedTuple):
@@ -75,81 +76,82 @@ class Known(NamedTuple):
 
 @final
 class _Attend(torch.autograd.Function):
-    """Tokens x [members, own, clips, width] and their images: all attend, all are normalised.
+    """Tokens [members, clips, width] and images of them: all attend, all are normalised.
 
-    An image of token s is T x[:, s], T [members, clips, clips]. Its projections are the images of
-    those of s, which costs a quarter of projecting it.
+    An image of token s is T x_s, T [members, clips, clips]. Its projections are the images of those
+    of s, which costs a quarter of projecting it.
 
-    Inside, an axis order of (members, heads, width of a head, tokens, clips) is kept throughout.
+    Every token has arrays of its own: a product into a part of one would be done member by member.
     """
 
     @staticmethod
-    def forward(  # noqa: PLR0913 - torch wants every tensor as an argument of its own
+    def forward(
         ctx: Any,
-        x: Tensor,
+        known: Known,
         w_in: Tensor,
         b_in: Tensor,
         w_out: Tensor,
         b_out: Tensor,
         scale: Tensor,
         shift: Tensor,
-        known: Known,
-        *maps: Tensor,
+        *given: Tensor,
     ) -> Tensor:
-        members, own, clips, width = x.shape
-        rows = x.view(members, own * clips, width)
-        projected = torch.bmm(w_in, rows.mT)
-        moved = x.new_empty(len(maps), members, 3 * width, clips)
-        images = x.new_empty(len(maps), members, clips, width)
-        for k, (source, image) in enumerate(zip(known.sources, maps, strict=True)):
-            part = projected[:, :, source * clips : (source + 1) * clips]
-            torch.bmm(part, image.mT, out=moved[k])
-            torch.bmm(image, x[:, source], out=images[k])
+        members, clips, width = given[0].shape
+        tokens, own = len(known.counts), len(known.counts) - len(known.sources)
+        x, projected = (
+            w_in.new_empty(tokens, members, *by) for by in ((clips, width), (3 * width, clips))
+        )
+        xs, projections = x.unbind(), projected.unbind()
+        for k in range(own):
+            xs[k].copy_(given[k])
+            multiply(w_in, xs[k].mT, out=projections[k])
+        for k, (source, image) in enumerate(zip(known.sources, given[own:], strict=True), own):
+            multiply(image, xs[source], out=xs[k])
+            multiply(projections[source], image.mT, out=projections[k])
         ctx.compiled = x.device.type == "cpu" and loops_work(x.dtype)
         attend_all = _attend_compiled if ctx.compiled else _attend_torch
-        seen, weights, kept = attend_all(projected, moved, b_in, known)
-        joined = torch.bmm(seen.mT, w_out.mT).view(members, own + len(maps), clips, width)
+        seen, weights, kept = attend_all(projected, b_in, known)
+        joined = multiply(seen.mT, w_out.mT).view(members, tokens, clips, width)
         norm = residual.compiled if ctx.compiled else residual.plain
-        out, normed, deviations = norm((x, images), joined, b_out, scale, shift, known.counts)
+        out, normed, deviations = norm(x, joined, b_out, scale, shift, known.counts)
         ctx.known = known
-        made = (projected, moved, seen, weights, kept, normed, deviations)
-        ctx.save_for_backward(x, w_in, b_in, w_out, scale, *made, *maps)
+        made = (x, projected, seen, weights, kept, normed, deviations)
+        ctx.save_for_backward(w_in, b_in, w_out, scale, *made, *given[own:])
         return out
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, w_in, b_in, w_out, scale, *made = ctx.saved_tensors
-        projected, moved, seen, weights, kept, normed, deviations, *maps = made
-        members, own, clips, width = x.shape
+        w_in, b_in, w_out, scale, x, projected, *made = ctx.saved_tensors
+        seen, weights, kept, normed, deviations, *maps = made
         norm_back = residual.compiled_back if ctx.compiled else residual.plain_back
         given = (gradient.contiguous(), ctx.known.counts, scale, normed, deviations)
         d_tokens, d_scale, d_shift, d_b_out = norm_back(*given)
-        d_joined = d_tokens.view(members, -1, width)
-        d_w_out = torch.bmm(d_joined.mT, seen.mT)
-        d_seen = torch.bmm(w_out.mT, d_joined.mT)
+        d_joined = d_tokens.flatten(1, 2)
+        d_w_out, d_seen = multiply(d_joined.mT, seen.mT), multiply(w_out.mT, d_joined.mT)
         back = _back_compiled if ctx.compiled else _back_torch
-        d_projected, d_b_in = back(d_seen, projected, moved, b_in, weights, kept)
-        d_own, rows = d_projected[:, :, : own * clips], d_joined[:, : own * clips]
+        d_projected, d_b_in = back(d_seen, projected, b_in, weights, kept)
+        xs, parts, rows = x.unbind(), d_projected.unbind(), list(d_tokens.unbind(1))
+        own = len(xs) - len(maps)
         d_maps: list[Tensor | None] = [None] * len(maps)
-        for k, (source, image) in enumerate(zip(ctx.known.sources, maps, strict=True)):
-            at, place = (slice(token * clips, (token + 1) * clips) for token in (source, own + k))
-            if ctx.needs_input_grad[FIRST_MAP + k]:
-                d_map = torch.bmm(d_projected[:, :, place].mT, projected[:, :, at])
-                d_maps[k] = d_map.baddbmm_(d_joined[:, place], x[:, source].mT)
-            # Two operations: a product into a part of an array is done member by member.
-            d_own[:, :, at].add_(torch.bmm(d_projected[:, :, place], image))
-            rows[:, at].add_(torch.bmm(image.mT, d_joined[:, place]))
-        d_w_in = torch.bmm(d_own, x.view(members, own * clips, width))
-        d_x = torch.bmm(d_own.mT, w_in).add_(rows).view(x.shape)
-        return d_x, d_w_in, d_b_in, d_w_out, d_b_out, d_scale, d_shift, None, *d_maps
+        for k, (source, image) in enumerate(zip(ctx.known.sources, maps, strict=True), own):
+            if ctx.needs_input_grad[FIRST_TOKEN + k]:
+                d_map = multiply(parts[k].mT, projected[source])
+                accumulate(d_map, rows[k], xs[source].mT)
+                d_maps[k - own] = d_map
+            accumulate(parts[source], parts[k], image)
+            rows[source] = multiply(image.mT, rows[k]).add_(rows[source])
+        d_w_in = multiply(parts[0], xs[0])
+        for k in range(1, own):
+            accumulate(d_w_in, parts[k], xs[k])
+        d_own = [multiply(parts[k].mT, w_in).add_(rows[k]) for k in range(own)]
+        return None, d_w_in, d_b_in, d_w_out, d_b_out, d_scale, d_shift, *d_own, *d_maps
 
 
 def _attend_compiled(
-    projected: Tensor, moved: Tensor, b_in: Tensor, known: Known
+    projected: Tensor, b_in: Tensor, known: Known
 ) -> tuple[Tensor, Tensor, Tensor]:
-    members, rows, width = projected.shape
-    tokens, depth = len(known.counts), rows // (3 * HEADS)
-    columns = width // (tokens - len(moved)) * tokens
+    tokens, members, rows, clips = projected.shape
+    depth, columns = rows // (3 * HEADS), tokens * clips
     weights = projected.new_empty(members, tokens, HEADS * columns)
     kept, drop = weights, known.drop
     if drop is None:
@@ -158,27 +160,23 @@ def _attend_compiled(
     else:
         kept = torch.empty_like(weights)
     seen = projected.new_empty(members, HEADS, depth, columns)
-    given = (projected, moved, b_in.contiguous(), known.counts, *drop, weights, kept, seen)
+    given = (projected, b_in.contiguous(), known.counts, *drop, weights, kept, seen)
     loops.attend(*(part.numpy() for part in given))
     return seen.view(members, -1, columns), weights, kept
 
 
 def _back_compiled(
-    d_seen: Tensor, projected: Tensor, moved: Tensor, b_in: Tensor, weights: Tensor, kept: Tensor
+    d_seen: Tensor, projected: Tensor, b_in: Tensor, weights: Tensor, kept: Tensor
 ) -> tuple[Tensor, Tensor]:
-    members, width, columns = d_seen.shape
-    d_projected = d_seen.new_empty(members, 3, HEADS, width // HEADS, columns)
-    d_shift = d_seen.new_empty(members, 3 * width)
-    by_heads = d_seen.view(members, HEADS, -1, columns)
-    given = (by_heads, projected, moved, b_in.contiguous(), weights, kept, d_projected, d_shift)
+    d_projected, d_shift = torch.empty_like(projected), torch.empty_like(b_in)
+    by_heads = d_seen.view(len(d_seen), HEADS, -1, d_seen.shape[2])
+    given = (by_heads, projected, b_in.contiguous(), weights, kept, d_projected, d_shift)
     loops.attend_back(*(part.numpy() for part in given))
-    return d_projected.view(members, -1, columns), d_shift
+    return d_projected, d_shift
 
 
-def _attend_torch(
-    projected: Tensor, moved: Tensor, b_in: Tensor, known: Known
-) -> tuple[Tensor, Tensor, Tensor]:
-    queries, keys, values = _all_tokens(projected, moved, b_in, len(known.counts))
+def _attend_torch(projected: Tensor, b_in: Tensor, known: Known) -> tuple[Tensor, Tensor, Tensor]:
+    queries, keys, values = _by_heads(projected, b_in)
     scores = _products(queries, keys).mul_(1 / math.sqrt(queries.shape[2]))
     scores.add_(known.counts.log().unsqueeze(-1))
     weights = torch.softmax(scores, dim=-2)
@@ -187,10 +185,9 @@ def _attend_torch(
 
 
 def _back_torch(
-    d_seen: Tensor, projected: Tensor, moved: Tensor, b_in: Tensor, weights: Tensor, kept: Tensor
+    d_seen: Tensor, projected: Tensor, b_in: Tensor, weights: Tensor, kept: Tensor
 ) -> tuple[Tensor, Tensor]:
-    tokens = weights.shape[2]
-    queries, keys, values = _all_tokens(projected, moved, b_in, tokens)
+    queries, keys, values = _by_heads(projected, b_in)
     given = d_seen.view(values.shape)
     d_scores = _products(given, values).mul_(kept)
     d_scores.addcmul_(weights, d_scores.sum(-2, keepdim=True), value=-1)
@@ -200,23 +197,21 @@ def _back_torch(
         _mix(d_scores.transpose(2, 3), queries),
         _mix(kept.transpose(2, 3), given),
     )
-    d_projected = torch.stack(parts, dim=1).view(*projected.shape[:2], -1)
-    return d_projected, d_projected.sum(-1)
+    whole = torch.stack(parts, dim=1).view(*b_in.shape, len(projected), -1)
+    return whole.permute(2, 0, 1, 3).contiguous(), whole.sum((2, 3))
 
 
-def _all_tokens(
-    projected: Tensor, moved: Tensor, b_in: Tensor, tokens: int
-) -> tuple[Tensor, Tensor, Tensor]:
+def _by_heads(projected: Tensor, b_in: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return queries, keys and values [members, heads, depth, tokens, clips]."""
-    whole = torch.cat([projected, *moved], dim=2).add_(b_in.unsqueeze(-1))
-    members, rows, columns = whole.shape
-    shape = (members, 3, HEADS, rows // (3 * HEADS), tokens, columns // tokens)
-    queries, keys, values = whole.view(shape).unbind(1)
+    whole = projected.permute(1, 2, 0, 3) + b_in[:, :, None, None]
+    members, rows, tokens, clips = whole.shape
+    shape = (members, 3, HEADS, rows // (3 * HEADS), tokens, clips)
+    queries, keys, values = whole.reshape(shape).unbind(1)
     return queries, keys, values
 
 
 def attend(
-    x: Float[Tensor, "members own clips width"],
+    x: Sequence[Float[Tensor, "members clips width"]],
     layers: Sequence[Tensor],
     known: Known,
     maps: Sequence[Float[Tensor, "members clips clips"]],
@@ -225,7 +220,7 @@ def attend(
 
     Parameters
     ----------
-    x : float [members, own, clips, width]
+    x : sequence of float [members, clips, width]
         The tokens that are no images.
     layers : sequence of tensor
         Weight and bias of the projections [members, 3 width, width], [members, 3 width], of the
@@ -234,7 +229,7 @@ def attend(
     maps : sequence of float [members, clips, clips]
         T of each image.
     """
-    out: Tensor = _Attend.apply(x.contiguous(), *layers, known, *maps)  # type: ignore[no-untyped-call]
+    out: Tensor = _Attend.apply(known, *layers, *x, *maps)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -265,11 +260,10 @@ def loops_work(dtype: torch.dtype) -> bool:
         x = torch.ones(1, 1, 1, HEADS, dtype=dtype)
         flat, wide = x[0, 0], x.new_ones(1, 3 * HEADS)
         drop = Drop(flat.view(1, 1, -1).short(), flat[:, :1].short(), flat[0, :1])
-        known, none = Known(flat[0, :1], drop, ()), x[:0]
-        given = wide.unsqueeze(2), x.new_ones(0, 1, 1, 1), wide
-        seen, *weights = _attend_compiled(*given, known)
-        _back_compiled(seen, *given, *weights)
-        out, *kept = residual.compiled((x, none), x.clone(), flat, flat, flat, known.counts)
+        known, projected = Known(flat[0, :1], drop, ()), wide.view(1, 1, -1, 1)
+        seen, *weights = _attend_compiled(projected, wide, known)
+        _back_compiled(seen, projected, wide, *weights)
+        out, *kept = residual.compiled(x, x.clone(), flat, flat, flat, known.counts)
         residual.compiled_back(out, known.counts, flat, *kept)
 
     return run("Attention", once)

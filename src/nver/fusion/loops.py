@@ -46,28 +46,31 @@ def _sums(rows, out):
 
 @compiled
 @no_type_check
-def _tokens(own, images, m, first, shift, out):
-    """Set out to rows of all tokens, from row `first` on, shifted; see `attend`."""
-    n, clips = own.shape[2], images.shape[3]
+def _tokens(projected, m, first, shift, out):
+    """Set out [depth, n] to rows of all tokens, from row `first` on, shifted; see `attend`."""
+    clips = projected.shape[3]
     for d in range(out.shape[0]):
-        more, row, head = shift[m, first + d], own[m, first + d], out[d, :n]
-        for x in range(n):
-            head[x] = row[x] + more
-        for k in range(images.shape[0]):
-            image, place = images[k, m, first + d], out[d, n + k * clips : n + (k + 1) * clips]
+        more = shift[m, first + d]
+        for k in range(projected.shape[0]):
+            row, place = projected[k, m, first + d], out[d, k * clips : (k + 1) * clips]
             for x in range(clips):
-                place[x] = image[x] + more
+                place[x] = row[x] + more
 
 
 @compiled
 @no_type_check
-def _row_sums(rows, out):
-    """Set out[d] to the sum of row d."""
+def _apart(rows, m, first, projected, sums):
+    """Write rows [depth, n] to where `_tokens` reads them, and their sums."""
+    clips = projected.shape[3]
     for d in range(rows.shape[0]):
         total = rows.dtype.type(0)
         for x in range(rows.shape[1]):
             total += rows[d, x]
-        out[d] = total
+        sums[m, first + d] = total
+        for k in range(projected.shape[0]):
+            row, place = rows[d, k * clips : (k + 1) * clips], projected[k, m, first + d]
+            for x in range(clips):
+                place[x] = row[x]
 
 
 @compiled
@@ -237,11 +240,11 @@ def _softmax_back(weights, kept, scale, gradient, total):
 
 @compiled_and_kept
 @no_type_check
-def attend(own, images, shift, counts, bits, levels, shares, weights, kept, seen):  # noqa: PLR0913 - arrays
+def attend(projected, shift, counts, bits, levels, shares, weights, kept, seen):  # noqa: PLR0913 - arrays
     """Set `seen` to what every token sees, by its weights.
 
-    Shapes, with n = tokens * clips: own [members, 3 width, own clips], images [images, members,
-    3 width, clips], the projections of queries, keys and values of all heads without their bias;
+    Shapes, with n = tokens * clips: projected [tokens, members, 3 width, clips], the projections to
+    queries, keys and values of all heads without their bias;
     shift [members, 3 width], the bias; counts, shares [tokens]; bits [members, clips, heads *
     tokens * tokens], or [0, 0, 0] where nothing is dropped; levels [copies, tokens]; weights, kept
     (the same array where nothing is dropped) [members, tokens, heads * n]; seen [members, heads,
@@ -250,11 +253,11 @@ def attend(own, images, shift, counts, bits, levels, shares, weights, kept, seen
     members, heads, depth, n = seen.shape
     tokens, columns = weights.shape[1:]
     clips, width = n // tokens, heads * depth
-    scale = own.dtype.type(1 / math.sqrt(depth))
-    rows, twice = np.empty((depth, n), own.dtype), np.empty((depth, 2 * n), own.dtype)
-    counted = np.empty((tokens, columns), own.dtype)
+    scale = projected.dtype.type(1 / math.sqrt(depth))
+    rows, twice = np.empty((depth, n), projected.dtype), np.empty((depth, 2 * n), projected.dtype)
+    counted = np.empty((tokens, columns), projected.dtype)
     shared = np.empty_like(counted)
-    total = np.empty(columns, own.dtype)
+    total = np.empty(columns, projected.dtype)
     drawn = np.empty((tokens, columns), bits.dtype)
     leveled = np.empty((levels.shape[0], tokens, columns), levels.dtype)
     _by_key(counts, clips, counted)
@@ -263,51 +266,54 @@ def attend(own, images, shift, counts, bits, levels, shares, weights, kept, seen
         _by_key(levels[level], clips, leveled[level])
     for m in range(members):
         for h in range(heads):
-            _tokens(own, images, m, width + h * depth, shift, rows)
+            _tokens(projected, m, width + h * depth, shift, rows)
             _twice(rows, twice)
-            _tokens(own, images, m, h * depth, shift, rows)
+            _tokens(projected, m, h * depth, shift, rows)
             _products(rows, twice, clips, weights[m], h * n)
         _softmax(weights[m], scale, counted, total)
         if bits.shape[0] > 0:
             _drawn(bits[m], tokens, drawn)
             _kept(weights[m], drawn, leveled, shared, kept[m])
         for h in range(heads):
-            _tokens(own, images, m, 2 * width + h * depth, shift, rows)
+            _tokens(projected, m, 2 * width + h * depth, shift, rows)
             _twice(rows, twice)
             _mix(kept[m], h * n, twice, clips, seen[m, h])
 
 
 @compiled_and_kept
 @no_type_check
-def attend_back(d_seen, own, images, shift, weights, kept, d_projected, d_shift):
-    """Set d_projected [members, 3, heads, depth, n] and d_shift; shapes as in `attend`."""
+def attend_back(d_seen, projected, shift, weights, kept, d_projected, d_shift):
+    """Set d_projected and d_shift; shapes as in `attend`."""
     members, heads, depth, n = d_seen.shape
     tokens, columns = weights.shape[1:]
     clips, width = n // tokens, heads * depth
-    scale = own.dtype.type(1 / math.sqrt(depth))
-    rows, wide = np.empty((depth, n), own.dtype), np.empty((depth, 2 * n), own.dtype)
-    turned = np.empty((tokens, n), own.dtype)
-    d_scores = np.empty((tokens, columns), own.dtype)
-    total = np.empty(columns, own.dtype)
+    scale = projected.dtype.type(1 / math.sqrt(depth))
+    rows, wide = np.empty((depth, n), projected.dtype), np.empty((depth, 2 * n), projected.dtype)
+    turned = np.empty((tokens, n), projected.dtype)
+    d_scores = np.empty((tokens, columns), projected.dtype)
+    total = np.empty(columns, projected.dtype)
     for m in range(members):
-        made = d_projected[m]
         for h in range(heads):
+            first = h * depth
             _turned(kept[m], h * n, clips, turned)
             _twice(d_seen[m, h], wide)
-            _mix_back(turned, wide, clips, made[2, h])
-            _tokens(own, images, m, 2 * width + h * depth, shift, rows)
+            _mix_back(turned, wide, clips, rows)
+            _apart(rows, m, 2 * width + first, d_projected, d_shift)
+            _tokens(projected, m, 2 * width + first, shift, rows)
             _twice(rows, wide)
             _products(d_seen[m, h], wide, clips, d_scores, h * n)
         _softmax_back(weights[m], kept[m], scale, d_scores, total)
         for h in range(heads):
-            _tokens(own, images, m, width + h * depth, shift, rows)
+            first = h * depth
+            _tokens(projected, m, width + first, shift, rows)
             _twice(rows, wide)
-            _mix(d_scores, h * n, wide, clips, made[0, h])
+            _mix(d_scores, h * n, wide, clips, rows)
+            _apart(rows, m, first, d_projected, d_shift)
             _turned(d_scores, h * n, clips, turned)
-            _tokens(own, images, m, h * depth, shift, rows)
+            _tokens(projected, m, first, shift, rows)
             _twice(rows, wide)
-            _mix_back(turned, wide, clips, made[1, h])
-        _row_sums(made.reshape(-1, n), d_shift[m])
+            _mix_back(turned, wide, clips, rows)
+            _apart(rows, m, width + first, d_projected, d_shift)
 
 
 @compiled_and_kept

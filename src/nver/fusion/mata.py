@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import final
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -40,7 +39,7 @@ class Mata(Fusion):
         """Return the logits of the attended tokens."""
         if isinstance(moved, Mapped):
             images = token_images(len(latents), moved.maps)
-            attended = self.attention(torch.stack(tuple(latents), dim=-3), batch, images)
+            attended = self.attention(latents, batch, images)
         else:
             attended = self.attention(distinct_tokens(latents, moved), batch)
         logits: Tensor = self.classifier(attended, batch)

@@ -1,7 +1,7 @@
 """A residual and its LayerNorm (Ba et al. 2016) over counted tokens, forward and back.
 
-Tokens are given in two parts: own [members, own, clips, width], and images of them [images,
-members, clips, width]. What comes out lies clip by clip, as the dense layer after it reads it.
+Tokens come as [tokens, members, clips, width]. What comes out lies clip by clip, as the dense layer
+after it reads it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PerMember = Float[Tensor, "members width"]
 
 
 def compiled(
-    parts: tuple[Tensor, Tensor],
+    x: Float[Tensor, "tokens members clips width"],
     joined: Tokens,
     added: PerMember,
     scale: PerMember,
@@ -38,7 +38,7 @@ def compiled(
         joined.new_empty(members, tokens, clips),
     )
     per_member = (added.contiguous(), scale.contiguous(), shift.contiguous())
-    given = (*parts, joined, *per_member, counts, out, deviations)
+    given = (x, joined, *per_member, counts, out, deviations)
     residual_loops.add_and_norm(*(part.numpy() for part in given), EPS)
     return out, joined, deviations
 
@@ -55,7 +55,7 @@ def compiled_back(
 
 
 def plain(
-    parts: tuple[Tensor, Tensor],
+    x: Float[Tensor, "tokens members clips width"],
     joined: Tokens,
     added: PerMember,
     scale: PerMember,
@@ -63,9 +63,7 @@ def plain(
     counts: Float[Tensor, " tokens"],
 ) -> tuple[Out, Tokens, Tensor]:
     """Return what `compiled` returns, by torch operations."""
-    own, images = parts
-    x = torch.cat([own, images.transpose(0, 1)], dim=1) if len(images) else own
-    whole = (x + joined).add_(added[:, None, None])
+    whole = (joined + x.transpose(0, 1)).add_(added[:, None, None])
     normed, _, deviations = torch.native_layer_norm(whole, whole.shape[-1:], None, None, EPS)
     out = torch.addcmul(shift[:, None, None], normed, scale[:, None, None])
     out.mul_(counts[:, None, None])

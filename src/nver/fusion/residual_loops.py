@@ -68,22 +68,20 @@ def _scaled(row, factor, more, out):
 
 @compiled_and_kept
 @no_type_check
-def add_and_norm(x, images, normed, added, weight, bias, counts, out, scale, eps):  # noqa: PLR0913 - arrays
+def add_and_norm(x, normed, added, weight, bias, counts, out, scale, eps):  # noqa: PLR0913 - arrays
     """Turn `normed` + added + x into a normalised row, and out into that times weight plus bias.
 
-    Shapes: x [members, own, clips, width]; images [images, members, clips, width], the tokens after
-    the own; normed [members, tokens, clips, width]; added, weight, bias [members, width]; counts
-    [tokens], by which all is multiplied; out [members, clips, tokens * width]; scale [members,
-    tokens, clips], one over the deviations.
+    Shapes: x [tokens, members, clips, width]; normed [members, tokens, clips, width]; added,
+    weight, bias [members, width]; counts [tokens], by which all is multiplied; out [members, clips,
+    tokens * width]; scale [members, tokens, clips], one over the deviations.
     """
     members, tokens, clips, width = normed.shape
-    own = x.shape[1]
     factor, more = np.empty(width, x.dtype), np.empty(width, x.dtype)
     for m in range(members):
         for k in range(tokens):
             _times_number(weight[m], counts[k], factor)
             _times_number(bias[m], counts[k], more)
-            rows = x[m, k] if k < own else images[k - own, m]
+            rows = x[k, m]
             for c in range(clips):
                 row = normed[m, k, c]
                 _sum_onto(rows[c], added[m], row)

@@ -1,8 +1,4 @@
-"""MATA's tokens: transported and original latents of every ordered pair of encoders.
-
-Tokens come before clips: [*members, tokens, clips, width], so that all clips' tokens are the rows
-of one matrix.
-"""
+"""MATA's tokens: transported and original latents of every ordered pair of encoders."""
 
 from __future__ import annotations
 
@@ -62,12 +58,10 @@ def read_once(dense: Linear, copies: Sequence[int]) -> None:
     dense.in_features = dense.weight.shape[1]
 
 
-def distinct_tokens(
-    latents: Latents, moved: Moved
-) -> Float[Tensor, "*members distinct clips width"]:
+def distinct_tokens(latents: Latents, moved: Moved) -> list[Float[Tensor, "*members clips width"]]:
     """Return the tokens without repetition: every x_i, then x_{j->i} for each ordered pair."""
     pairs = permutations(range(len(latents)), 2)
-    return torch.stack([*latents, *(moved[pair] for pair in pairs)], dim=-3)
+    return [*latents, *(moved[pair] for pair in pairs)]
 
 
 def token_images(
@@ -75,10 +69,3 @@ def token_images(
 ) -> list[Image]:
     """Return which distinct tokens are images of the encoders' latents, and by which matrices."""
     return [Image(j, maps[i, j]) for i, j in permutations(range(encoders), 2)]
-
-
-def side_by_side(
-    x: Float[Tensor, "*members tokens clips width"],
-) -> Float[Tensor, "*members clips columns"]:
-    """Return each clip's tokens as one row."""
-    return x.transpose(-3, -2).flatten(-2)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import final
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from nver.fusion.base import Fusion, FusionShape
 from nver.fusion.coupling import Latents, Moved
-from nver.fusion.tokens import copy_counts, distinct_tokens, read_once, side_by_side, token_copies
+from nver.fusion.tokens import copy_counts, distinct_tokens, read_once, token_copies
 from nver.heads import Batch, Classifier
 
 
@@ -33,5 +34,5 @@ class Transported(Fusion):
         """Return the logits of the concatenated tokens."""
         # Only latents have copies.
         counted = [x * count for x, count in zip(latents, self.counts, strict=False)]
-        logits: Tensor = self.classifier(side_by_side(distinct_tokens(counted, moved)), batch)
+        logits: Tensor = self.classifier(torch.cat(distinct_tokens(counted, moved), dim=-1), batch)
         return logits
