@@ -5,8 +5,11 @@ clips, at a p of .05; and a planted difference as large as the corpus is said to
 power.
 
 Then whole tables: how often a system that is as good as the best is told from the one that came out
-best, and how often worse ones are; by Holm's correction over the pairs, and by the confidence set,
-both with the interval of each pair.
+best, or from one that was named, and how often worse ones are; by Holm's correction over the pairs,
+and by the confidence set, both with the interval of each pair.
+
+Last two runs: how often the best of each are told apart though all are equal, and how often any of
+the systems that both have; and how often those that did become better are found.
 
     python bench/paired_tests.py [CORPORA [tables]]
 """
@@ -16,15 +19,16 @@ from __future__ import annotations
 import sys
 
 import numpy as np
+from statsmodels.stats.multitest import multipletests
 
 from nver.metrics import METRICS
 from nver.significance import (
     confidence_set,
     detectable_difference,
-    holm,
     paired_difference,
     paired_differences,
     permutation_test,
+    step_down,
 )
 from simulated_corpora import counts
 
@@ -58,6 +62,12 @@ def rates(corpora, speakers, classes, seeds, luck, share=0.0):
     return found / corpora, least / corpora, seen / corpora
 
 
+def holm(pairs, seed):
+    """Return the p of the paired tests, corrected for their number after Holm (1979)."""
+    p = [permutation_test(one, other, UAR, n=999, seed=seed).p for one, other in pairs]
+    return multipletests(p, method="holm")[1]
+
+
 def told_apart(tables, seed, named):
     """Return the places told from the best, or the first, system: by Holm's p, and by the set's."""
     scores = [float(UAR(table.sum(axis=0)).mean()) for table in tables]
@@ -66,9 +76,7 @@ def told_apart(tables, seed, named):
     sides = [tables[place] for place in others]
     intervals = paired_differences(tables[top], sides, UAR, n=500, seed=seed)
     outside = np.array([not one.low <= 0 <= one.high for one in intervals])
-    p = holm(
-        np.array([permutation_test(tables[top], one, UAR, n=999, seed=seed).p for one in sides])
-    )
+    p = holm([(tables[top], one) for one in sides], seed)
     rivals = np.full(len(tables), not named)
     found = confidence_set(tables, UAR, reference=top, rivals=rivals, n=999, seed=seed)
     return [others[(each <= 0.05) & outside] for each in (p, found.p[others])]
@@ -115,6 +123,7 @@ def print_tables(corpora):
     rows = [
         (m, 75, seeds, luck, 0, 0.0) for m in (8, 20) for seeds in (3, 5) for luck in (0.05, 0.1)
     ]
+    rows += [(8, 75, seeds, 0.05 if seeds > 1 else 0.0, 1, 0.06) for seeds in (1, 3, 5)]
     print_rows(corpora, [(m, 75, 1, 0.0, 0, 0.0) for m in (8, 20)] + rows, named=True)
 
 
@@ -126,6 +135,52 @@ def print_rows(corpora, rows, **options):
             + f": {holm_wrong:.3f} {set_wrong:.3f}  {holm_power:.3f} {set_power:.3f}",
             flush=True,
         )
+
+
+def two_runs(corpora, ours, theirs, speakers, seeds, luck=0.0, points=0.0):
+    """Return for Holm and for what is done: bests told apart, equals told apart, better ones found.
+
+    The runs share as many systems as both can have; of those the first half are `points` above
+    themselves in the second run.
+    """
+    rng = np.random.default_rng([ours, theirs, speakers, seeds, int(100 * luck), int(1e3 * points)])
+    shared, found = min(ours, theirs), np.zeros((2, 3))
+    better = shared // 2 if points else 0
+    for seed in range(corpora):
+        tables = list(counts(rng, speakers, 6, seeds, luck, systems=ours + theirs))
+        for place in range(better):
+            tables[place] = lift(tables[place], rng, points / 0.55)
+        scores = np.array([float(UAR(table.sum(axis=0)).mean()) for table in tables])
+        best = (int(scores[:ours].argmax()), ours + int(scores[ours:].argmax()))
+        pairs = [best, *((place, ours + place) for place in range(shared))]
+        sides = [(tables[one], tables[two]) for one, two in pairs]
+        intervals = [paired_difference(*each, UAR, n=500, seed=seed) for each in sides]
+        outside = np.array([not one.low <= 0 <= one.high for one in intervals])
+        rivals = [(one, best[1]) for one in range(ours)]
+        if scores[best[0]] < scores[best[1]]:
+            rivals = [(best[0], ours + two) for two in range(theirs)]
+        p = np.concatenate(
+            [
+                step_down(tables, UAR, pairs[:1], beside=rivals, n=999, seed=seed),
+                step_down(tables, UAR, pairs[1:], n=999, seed=seed),
+            ]
+        )
+        for way, each in enumerate((holm(sides, seed), p)):
+            marked = (each <= 0.05) & outside
+            same = marked[1 + better :].any()
+            found[way] += [marked[0], same, marked[1 : 1 + better].sum() / max(1, better)]
+    return found / corpora
+
+
+def print_two_runs(corpora):
+    print(f"{corpora} tables a row; systems of one and of the other run, speakers, seeds, luck,")
+    print("points above: bests told apart, equals marked, better ones marked, Holm / what is done")
+    sizes, seeded = ((20, 1), (20, 4), (8, 8)), ((1, 0.0), (5, 0.1))
+    equal = [(*size, 30, *trainings) for size in sizes for trainings in seeded]
+    better = [(8, 8, 30, 1, 0.0, 0.1), (8, 8, 30, 3, 0.05, 0.1)]
+    for row in equal + better:
+        ours = two_runs(corpora, *row)
+        print(*row, ":", *(f"{one:.3f} / {two:.3f} " for one, two in ours.T), flush=True)
 
 
 def main(corpora):
@@ -149,3 +204,4 @@ if __name__ == "__main__":
     if "tables" not in sys.argv:
         main(wanted)
     print_tables(wanted)
+    print_two_runs(wanted)

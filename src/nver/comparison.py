@@ -3,8 +3,8 @@
 Two systems are compared on exactly the clips that both have answered, speaker by speaker: the
 difference of their scores with its interval, a permutation test, an effect size, and how small a
 difference could have been seen (`nver.significance`). In a table every system stands against the
-best one, with a correction that allows for how the best one was chosen; against one that was named
-beforehand Holm's correction for their number is enough.
+best one, with a correction that allows for how the best one was chosen; or against one that was
+named beforehand, with the same correction but for that. Both allow for lucky trainings.
 
 When a difference counts as distinguishable, and how it is said, is in `nver.verdict`.
 """
@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import cycle, islice
 from typing import Any
 
 import numpy as np
@@ -26,13 +27,13 @@ from nver.significance import (
     Interval,
     cohens_g,
     confidence_set,
-    holm,
     mcnemar,
     paired_difference,
     paired_differences,
     permutation_test,
     plural,
     standardised_difference,
+    step_down,
 )
 from nver.verdict import Comparison
 
@@ -54,11 +55,14 @@ METHOD = (
     "bootstrap over {units}, with the variance of the seeds; told apart where the corrected p is "
     "at most {alpha:g} and the interval leaves out zero"
 )
-HOLM = "Holm"
 STEP_DOWN = "step-down max-T"
 CHOSEN = (
     "the reference was chosen because it scored best on these clips, so its lead over the others "
     "is more likely too large than too small, which the corrected p allows for"
+)
+CHOSEN_PAIR = (
+    "the best of each run was chosen because it scored best on these clips, for which the "
+    "corrected p of that pair allows, but not its difference and its interval"
 )
 
 
@@ -145,24 +149,6 @@ def _comparison(
     )
 
 
-def corrected(pairs: Sequence[Comparison]) -> tuple[Comparison, ...]:
-    """Return comparisons that were named beforehand with Holm's correction for their number."""
-    p = holm(np.array([pair.test.p for pair in pairs], dtype=np.float64))
-    tests = int((~np.isnan(p)).sum())
-    return tuple(_within(pair, float(one), tests) for pair, one in zip(pairs, p, strict=True))
-
-
-def _within(pair: Comparison, p_corrected: float, tests: int) -> Comparison:
-    least, caution = min(1.0, max(1, tests) * pair.least_p), pair.caution
-    if pair.least_p <= pair.alpha < least:
-        few = (
-            f"with {pair.difference.clusters} {plural(pair.difference.unit)} and {tests} tests no "
-            f"corrected p can be below {least:.2g}"
-        )
-        caution = "; ".join(filter(None, (caution, few)))
-    return replace(pair, p_corrected=p_corrected, least_p=least, caution=caution)
-
-
 def best(predictions: Predictions) -> SystemEntry | None:
     """Return the system with the highest UAR of those that judge a clip by itself.
 
@@ -195,8 +181,8 @@ def against(
     reference : SystemEntry
         The first of every pair.
     chosen : bool
-        Whether it is the reference because it scored `best`: then the correction allows for that,
-        and `CHOSEN` is a caution. Else it is Holm's.
+        Whether it is the reference because it scored `best`: then the correction allows for that
+        as well as for the number of systems, and `CHOSEN` is a caution.
     alpha, effort
         As in `compare`.
     """
@@ -215,28 +201,105 @@ def against(
         _comparison(reference, entry, "uar", couple, difference, effort)
         for entry, couple, difference in zip(others, couples, differences, strict=True)
     ]
-    return _against_the_best(predictions, pairs, effort) if chosen and pairs else corrected(pairs)
-
-
-def _against_the_best(
-    predictions: Predictions, pairs: Sequence[Comparison], effort: Effort
-) -> tuple[Comparison, ...]:
-    entries = [pairs[0].first, *(pair.second for pair in pairs)]
+    entries = [reference, *others]
     found = confidence_set(
         [predictions.confusions(entry) for entry in entries],
         METRICS["uar"],
         reference=0,
-        rivals=np.array([_alone(entry) for entry in entries]),
+        rivals=np.array([chosen and _alone(entry) for entry in entries]),
         n=effort.swaps,
         seed=effort.seed,
     )
+    return _corrected(pairs, found.p[1:], CHOSEN if chosen else "")
+
+
+def between(
+    first: Predictions,
+    second: Predictions,
+    couples: Sequence[tuple[SystemEntry, SystemEntry]],
+    *,
+    alpha: float = 0.05,
+    effort: Effort = THOROUGH,
+) -> tuple[Comparison, ...]:
+    """Compare the best systems of two records, and others in pairs, corrected over the table.
+
+    Parameters
+    ----------
+    first, second : Predictions
+        The records.
+    couples : sequence of two SystemEntry
+        Of the first record and of the second. The first couple are the `best` of each, for whose
+        choice its correction allows; the others were named beforehand, and are corrected for their
+        number.
+    alpha, effort
+        As in `compare`.
+
+    Raises
+    ------
+    EvaluationError
+        As in `compare`, for every system of either record.
+
+    Notes
+    -----
+    These are two questions, each with its own error rate: which record has the better best, and
+    what became of each system. Of the bests, the one that scored higher could have been any system
+    of its record, and the first question allows for all of them. The other scored at least as well
+    as the truly best of its record, which only makes the lead smaller.
+    """
+    pairs = [compare(first, a, second, b, alpha=alpha, effort=effort) for a, b in couples]
+    alone = [[entry for entry in each.entries if _alone(entry)] for each in (first, second)]
+    chosen = max(map(len, alone)) > 1
+    if len(pairs) == 1 and not chosen:
+        return tuple(pairs)
+    one, two = couples[0]
+    rivals = [(entry, two) for entry in alone[0]]
+    if pairs[0].difference.value < 0:
+        rivals = [(one, entry) for entry in alone[1]]
+    tables = _together(first, second)
+    p = [
+        step_down(
+            tables,
+            METRICS["uar"],
+            [_places(first, second, couple) for couple in judged],
+            beside=[_places(first, second, couple) for couple in others],
+            n=effort.swaps,
+            seed=effort.seed,
+        )
+        for judged, others in ((couples[:1], rivals), (couples[1:], rivals[:0]))
+    ]
+    of_the_best = _corrected(pairs[:1], p[0], CHOSEN_PAIR if chosen else "")
+    return of_the_best + _corrected(pairs[1:], p[1])
+
+
+def _together(first: Predictions, second: Predictions) -> list[np.ndarray]:
+    """Return the counts of every system of two records, over the same clusters."""
+    ours, theirs = first.entries, second.entries
+    sides = zip(cycle(ours), cycle(theirs), strict=False)
+    pairs = [
+        paired(first, one, second, two) for one, two in islice(sides, max(len(ours), len(theirs)))
+    ]
+    tables = [pair.confusions[0] for pair in pairs[: len(ours)]]
+    return tables + [pair.confusions[1] for pair in pairs[: len(theirs)]]
+
+
+def _places(
+    first: Predictions, second: Predictions, couple: tuple[SystemEntry, SystemEntry]
+) -> tuple[int, int]:
+    one, two = couple
+    return first.entries.index(one), len(first.entries) + second.entries.index(two)
+
+
+def _corrected(
+    pairs: Sequence[Comparison], p: np.ndarray, caution: str = ""
+) -> tuple[Comparison, ...]:
     return tuple(
         replace(
             pair,
-            p_corrected=float(p),
-            caution="; ".join(filter(None, (pair.caution, CHOSEN))),
+            # Of other random swaps: without the maximum it could lie a little below p itself.
+            p_corrected=float(np.maximum(each, pair.test.p)),
+            caution="; ".join(filter(None, (pair.caution, caution))),
         )
-        for pair, p in zip(pairs, found.p[1:], strict=True)
+        for pair, each in zip(pairs, p, strict=True)
     )
 
 

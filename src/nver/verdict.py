@@ -46,7 +46,7 @@ class Comparison:
     caution : str
         What to know before trusting it; "" if nothing.
     least_p : float
-        The smallest corrected p that so few clusters and swaps, and so many tests, allow.
+        The smallest p that so few clusters and swaps allow, however many the tests.
     """
 
     first: SystemEntry

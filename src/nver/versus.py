@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from nver.comparison import HOLM, STEP_DOWN, against, best, compare, corrected
+from nver.comparison import STEP_DOWN, against, best, between, compare
 from nver.errors import SettingsError
 from nver.metrics import METRICS
 from nver.predictions import Predictions, SystemEntry
@@ -35,19 +35,16 @@ class Versus:
         The run, and the other one where two are compared.
     pairs : tuple of Comparison
         Each with its corrected p.
-    correction : str
-        Which one.
     """
 
     folders: tuple[Path, ...]
     pairs: tuple[Comparison, ...]
-    correction: str = HOLM
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain JSON values."""
         return {
             "runs": [str(folder) for folder in self.folders],
-            "correction": self.correction if len(self.pairs) > 1 else None,
+            "correction": STEP_DOWN if len(self.pairs) > 1 else None,
             "pairs": [pair.to_dict() for pair in self.pairs],
         }
 
@@ -78,7 +75,7 @@ class Versus:
         said = (
             f"Difference in points, the first minus the second, with its {self._level()} % interval"
             f"; = marks the {alike} of {len(self.pairs)} that are not distinguishable after "
-            f"{self.correction} correction."
+            f"{STEP_DOWN} correction."
         )
         if not smallest:
             return said
@@ -118,19 +115,17 @@ def versus(folder: Path, other: Path | None = None, picked: Sequence[str] = ()) 
     first = _read(folder)
     second = first if other is None else _read(other)
     folders = (folder,) if other is None else (folder, other)
-    if len(picked) == 2:
-        couples = [(find(first, picked[0]), find(second, picked[1]))]
-    elif other is None:
+    if len(picked) == 2 or (picked and other is not None):
+        one, two = find(first, picked[0]), find(second, picked[-1])
+        return Versus(folders, (compare(first, one, second, two),))
+    if other is not None:
+        pairs = between(first, second, _counterparts(first, second, folder, other))
+    else:
         reference = find(first, picked[0]) if picked else _best(first, folder)
         pairs = against(first, reference, chosen=not picked)
         if not pairs:
             raise SettingsError(f"'{folder}' has one system: there is nothing to compare it with.")
-        return Versus(folders, pairs, HOLM if picked else STEP_DOWN)
-    elif picked:
-        couples = [(find(first, picked[0]), find(second, picked[0]))]
-    else:
-        couples = _counterparts(first, second, folder, other)
-    return Versus(folders, corrected([compare(first, one, second, two) for one, two in couples]))
+    return Versus(folders, pairs)
 
 
 def find(predictions: Predictions, text: str) -> SystemEntry:

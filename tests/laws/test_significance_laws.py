@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from nver.metrics import METRICS
-from nver.significance import cluster_bootstrap, holm, permutation_test
+from nver.significance import cluster_bootstrap, permutation_test, step_down
 
 NAMES = st.sampled_from(sorted(METRICS))
 
@@ -69,10 +69,18 @@ def test_an_interval_holds_its_value_and_stays_in_range(sides, name):
         assert interval.low <= interval.value <= interval.high
 
 
-@given(hnp.arrays(np.float64, st.integers(0, 20), elements=st.floats(0, 1)))
-def test_holm_keeps_the_order_and_never_helps(p):
-    corrected = holm(p)
-    assert (corrected >= p).all()
-    assert (corrected <= np.minimum(1, p * max(1, len(p))) + 1e-12).all()
-    order = np.argsort(p, kind="stable")
-    assert (np.diff(corrected[order]) >= 0).all()
+@settings(max_examples=40, deadline=None)
+@given(pairs(), pairs(), st.randoms(use_true_random=False))
+def test_more_tests_never_help_and_their_order_does_not_matter(some, more, chance):
+    if some[0].shape != more[0].shape or (some[0].sum(axis=-1) != more[0].sum(axis=-1)).any():
+        more = some[::-1]  # of other clips
+    systems = [*some, *more]
+    told = [(0, 1), (2, 3), (0, 3), (2, 1)]
+    metric = METRICS["uar"]
+    alone = [permutation_test(systems[a], systems[b], metric).p for a, b in told]
+    found = step_down(systems, metric, told)
+    assert (found >= np.array(alone) - 1e-12).all()
+    assert (step_down(systems, metric, told, beside=[(1, 3)]) >= found - 1e-12).all()
+    order = chance.sample(range(4), 4)
+    turned = [told[place][:: chance.choice((1, -1))] for place in order]
+    np.testing.assert_allclose(step_down(systems, metric, turned), found[order], atol=1e-12)

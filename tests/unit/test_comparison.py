@@ -12,7 +12,16 @@ import pandas as pd
 import pytest
 from sklearn import metrics as sklearn_metrics
 
-from nver.comparison import CHOSEN, Effort, against, best, compare, comparisons
+from nver.comparison import (
+    CHOSEN,
+    CHOSEN_PAIR,
+    Effort,
+    against,
+    best,
+    between,
+    compare,
+    comparisons,
+)
 from nver.errors import EvaluationError
 from nver.predictions import ONE_SEED, Predictions, SystemEntry
 
@@ -194,35 +203,21 @@ def test_with_few_speakers_nothing_can_be_found_and_it_says_so():
     )
 
 
-def test_a_table_too_long_for_its_speakers_or_swaps_says_so():
-    shares = {"mata": 0.95} | {f"s{i}": 0.3 for i in range(8)}
-
-    def named(speakers, effort):
-        predictions = record(shares, speakers=speakers)
-        return against(predictions, predictions.entries[0], effort=effort)
-
-    few = named(8, QUICK)
-    assert not any(pair.distinguishable for pair in few)
-    assert all(math.isnan(pair.detectable) for pair in few)
-    assert "with 8 speakers and 8 tests no corrected p can be below 0.062" in few[0].caution
-    hasty = named(20, Effort(200, 99))
-    assert "with 20 speakers and 8 tests no corrected p can be below 0.08" in hasty[0].caution
-    enough = named(20, QUICK)
-    assert all(pair.distinguishable for pair in enough)
-    assert "tests no corrected p" not in enough[0].caution
-
-
-def test_eight_speakers_are_enough_for_a_long_table_against_the_best():
+def test_eight_speakers_are_enough_for_a_long_table():
     # Of 256 ways of swapping, one and its mirror image are as extreme, however many systems.
     shares = {"mata": 0.95} | {f"s{i}": 0.3 for i in range(8)}
-    table = comparisons(record(shares, speakers=8), effort=QUICK)
-    assert all(pair["distinguishable"] for pair in table["pairs"])
-    assert min(pair["p_corrected"] for pair in table["pairs"]) == 2 / 2**8
-    assert table["detectable"] > 0
+    predictions = record(shares, speakers=8)
+    for pairs in (
+        against(predictions, predictions.entries[0], effort=QUICK),
+        against(predictions, predictions.entries[0], chosen=True, effort=QUICK),
+    ):
+        assert all(pair.distinguishable for pair in pairs)
+        assert min(pair.p_corrected for pair in pairs) == 2 / 2**8
+        assert all(pair.detectable > 0 for pair in pairs)
 
 
 def test_among_many_equals_the_luckiest_is_not_called_better():
-    # Pair by pair, with Holm's correction, the luckiest of these would be told from another.
+    # Only if it had been named beforehand could the luckiest be told from another.
     predictions = record({f"s{i}": 0.6 for i in range(12)}, speakers=30)
     reference = best(predictions)
     named = against(predictions, reference, effort=QUICK)
@@ -231,6 +226,82 @@ def test_among_many_equals_the_luckiest_is_not_called_better():
     assert not any(pair.distinguishable for pair in chosen)
     assert [pair.test for pair in chosen] == [pair.test for pair in named]
     assert all(pair.caution.endswith(CHOSEN) for pair in chosen)
+    assert not any(CHOSEN in pair.caution for pair in named)
+
+
+def test_lucky_trainings_are_allowed_for_where_the_reference_was_named():
+    # Twelve equal systems of three trainings each, which differ by luck.
+    predictions = with_luck({f"s{i}": 0.6 for i in range(12)}, spread=0.04)
+    pairs = against(predictions, predictions.entries[0], effort=QUICK)
+    # Swaps of speakers know nothing of luck, nor does a correction of their p for the number; and
+    # the trainings of one system agreed by chance, so that its interval is too narrow as well.
+    ends = [(pair.difference.low, pair.difference.high) for pair in pairs]
+    outside = [not low <= 0 <= high for low, high in ends]
+    alone = [len(pairs) * pair.test.p <= 0.05 for pair in pairs]
+    assert any(map(all, zip(alone, outside, strict=True)))
+    assert not any(pair.distinguishable for pair in pairs)
+    assert all(pair.p_corrected > pair.test.p for pair in pairs)
+
+
+def with_luck(shares, spread):
+    """Return the predictions of three trainings of each system, each of another true share."""
+    rng = np.random.default_rng(21)
+    parts = [
+        record(
+            {name: share + rng.normal(0, spread) for name, share in shares.items()},
+            seeds=(seed,),
+            speakers=40,
+            draw=100 + seed,
+        )
+        for seed in range(3)
+    ]
+    frames = pd.concat([part.frame for part in parts], ignore_index=True)
+    return replace(parts[0], frame=frames)
+
+
+def test_two_systems_of_one_seed_are_a_single_test():
+    predictions = record({"mata": 0.62, "lda": 0.55})
+    one, other = predictions.entries
+    single = compare(predictions, one, predictions, other, effort=QUICK)
+    assert 0.001 < single.p_corrected < 0.9
+    for chosen in (False, True):
+        (pair,) = against(predictions, one, chosen=chosen, effort=QUICK)
+        assert pair.outcome() == single.outcome()
+
+
+def test_the_best_of_many_in_one_record_is_not_called_better_than_the_only_one_of_another():
+    many = record({f"s{i}": 0.6 for i in range(20)}, speakers=30, draw=2)
+    one = record({"s0": 0.6}, speakers=30, draw=6)
+    couples = [(best(many), one.entries[0]), (many.entries[0], one.entries[0])]
+    pairs = between(many, one, couples, effort=QUICK)
+    assert pairs[0].test.p * 2 < 0.05  # what a correction for two tests would say
+    assert not pairs[0].distinguishable
+    assert pairs[0].caution.endswith(CHOSEN_PAIR)
+    assert CHOSEN_PAIR not in pairs[1].caution
+    assert pairs[1].p_corrected == pytest.approx(pairs[1].test.p, abs=0.03)  # alone of its kind
+
+
+def test_between_two_records_each_system_is_judged_among_its_kind():
+    before, after = (
+        record({"a": 0.5, "b": share, "c-transductive": 0.9}, speakers=20, draw=draw)
+        for share, draw in ((0.7, 3), (0.85, 4))
+    )
+    moved = replace(after, frame=after.frame.sample(frac=1, random_state=0))
+    couples = [
+        (before.entries[1], after.entries[1]),
+        *zip(before.entries, after.entries, strict=True),
+    ]
+    pairs = between(before, moved, couples, effort=QUICK)
+    assert [pair.distinguishable for pair in pairs] == [True, False, True, False]
+    assert pairs[0].difference == pairs[2].difference
+    assert all(pair.p_corrected >= pair.test.p for pair in pairs)
+
+
+def test_two_records_of_one_system_each_are_a_single_test():
+    many, one = record({"mata": 0.6}, draw=1), record({"mata": 0.65}, draw=2)
+    couple = (many.entries[0], one.entries[0])
+    single = compare(many, couple[0], one, couple[1], effort=QUICK)
+    assert between(many, one, [couple], effort=QUICK) == (single,)
 
 
 def test_a_transductive_system_is_no_rival_but_compared():

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from nver import cli
-from nver.comparison import CHOSEN
+from nver.comparison import CHOSEN, CHOSEN_PAIR, STEP_DOWN
 from nver.errors import EvaluationError, SettingsError, UnknownNameError
 from nver.predictions import Predictions, SystemEntry
 from nver.versus import _signed, find, versus
@@ -93,6 +93,8 @@ def test_one_picked_system_is_the_reference(runs):
     assert {pair.first.name for pair in found.pairs} == {"mata"}
     assert len(found.pairs) == 3
     assert not any(CHOSEN in pair.caution for pair in found.pairs)
+    assert found.to_dict()["correction"] == versus(runs[0]).to_dict()["correction"] == STEP_DOWN
+    assert f"not distinguishable after {STEP_DOWN} correction" in " ".join(found.text().split())
 
 
 def test_two_runs_are_compared_by_their_best_and_what_both_have(runs):
@@ -104,6 +106,8 @@ def test_two_runs_are_compared_by_their_best_and_what_both_have(runs):
     ]
     assert found.pairs[1].distinguishable
     assert found.pairs[1].p_corrected >= found.pairs[1].test.p
+    assert [CHOSEN_PAIR in pair.caution for pair in found.pairs] == [True, False, False]
+    assert f"Note: {CHOSEN_PAIR}." in " ".join(found.text().split())
     assert re.search(r"^. mata \(a \+ b\) \d\d\.\d, against the same  ", found.text(), re.MULTILINE)
     assert _pairs(versus(*runs, ["mata"])) == [("mata", "a+b", "mata", "a+b")]
     assert _pairs(versus(*runs, ["lda@a", "lda"])) == [("lda", "a", "lda", "b")]

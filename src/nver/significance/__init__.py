@@ -3,7 +3,7 @@
 - `nver.significance.bootstrap`: the interval of a score, and of a difference on the same clips;
 - `nver.significance.intervals`: what an interval is, and how seeds come into it;
 - `nver.significance.paired`: permutation test, McNemar's test, effect sizes;
-- `nver.significance.multiple`: Holm's correction of a table of tests;
+- `nver.significance.multiple`: a table of tests, corrected for their number;
 - `nver.significance.best`: which systems of a table cannot be told from the best;
 - `nver.significance.power`: the smallest difference that a corpus can show.
 
@@ -22,7 +22,7 @@ from nver.significance.bootstrap import (
     ratio_bootstrap,
 )
 from nver.significance.intervals import FEW, Interval, Unit, plural
-from nver.significance.multiple import holm
+from nver.significance.multiple import step_down
 from nver.significance.paired import (
     McNemar,
     PermutationTest,
@@ -45,7 +45,6 @@ __all__ = [
     "cohens_g",
     "confidence_set",
     "detectable_difference",
-    "holm",
     "mcnemar",
     "paired_difference",
     "paired_differences",
@@ -53,4 +52,5 @@ __all__ = [
     "plural",
     "ratio_bootstrap",
     "standardised_difference",
+    "step_down",
 ]

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar as reference_mcnemar
-from statsmodels.stats.multitest import multipletests
 
 from nver.errors import EvaluationError
 from nver.metrics import METRICS
@@ -17,7 +16,6 @@ from nver.significance import (
     McNemar,
     cohens_g,
     detectable_difference,
-    holm,
     mcnemar,
     paired_difference,
     paired_differences,
@@ -183,18 +181,6 @@ def test_mcnemar_equals_statsmodels(shares):
 def test_cohens_g_is_the_lead_in_the_discordant_clips():
     assert cohens_g(McNemar(30, 10, 0.0)) == 0.25
     assert math.isnan(cohens_g(McNemar(0, 0, 1.0)))
-
-
-def test_holm_equals_statsmodels():
-    p = np.random.default_rng(10).random(30) ** 3
-    np.testing.assert_allclose(holm(p), multipletests(p, method="holm")[1])
-    assert holm(np.array([])).tolist() == []
-
-
-def test_holm_counts_defined_tests_only():
-    np.testing.assert_allclose(holm(np.array([0.01, np.nan, 0.5])), [0.02, np.nan, 0.5])
-    with pytest.raises(EvaluationError, match=re.escape("Expected p values in [0, 1], got 1.5.")):
-        holm(np.array([0.1, 1.5]))
 
 
 def test_the_detectable_difference_has_the_power_that_it_says():
