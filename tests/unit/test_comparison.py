@@ -281,6 +281,17 @@ def test_the_best_of_many_in_one_record_is_not_called_better_than_the_only_one_o
     assert pairs[1].p_corrected == pytest.approx(pairs[1].test.p, abs=0.03)  # alone of its kind
 
 
+def test_the_choice_of_a_best_that_scored_lower_costs_nothing():
+    many = record({f"s{i}": 0.5 for i in range(8)}, speakers=30)
+    one = record({"s0": 0.63}, speakers=30, draw=1)
+    (lower,) = between(many, one, [(best(many), one.entries[0])], effort=QUICK)
+    (higher,) = between(one, many, [(one.entries[0], best(many))], effort=QUICK)
+    assert lower.difference.value < 0 < higher.difference.value
+    for pair in (lower, higher):
+        assert 0.001 < pair.test.p < 0.2
+        assert pair.p_corrected == pytest.approx(pair.test.p, abs=0.03)
+
+
 def test_between_two_records_each_system_is_judged_among_its_kind():
     before, after = (
         record({"a": 0.5, "b": share, "c-transductive": 0.9}, speakers=20, draw=draw)
