@@ -18,6 +18,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from nver.heads.products import accumulate, multiply
+
 KERNEL = 3
 CLIPS_AT_ONCE = 4
 """Clips per pass on a CPU: their block of activations stays in a core's cache."""
@@ -99,29 +101,29 @@ def convolve(rows: Tensor, weight: Tensor, even: Tensor, odd: Tensor) -> None:
     """Write the convolution at even and odd positions of `rows` [members, R, 2C] but the last."""
     channels, last = rows.shape[2] // 2, rows.shape[1] - 1
     even, odd, head, tail = even[:, :last], odd[:, :last], rows[:, :last], rows[:, 1:]
-    torch.bmm(head, weight[:, : 2 * channels], out=even)
-    even.baddbmm_(tail[:, :, :channels], weight[:, 2 * channels :])
-    torch.bmm(head[:, :, channels:], weight[:, :channels], out=odd)
-    odd.baddbmm_(tail, weight[:, channels:])
+    multiply(head, weight[:, : 2 * channels], even)
+    accumulate(even, tail[:, :, :channels], weight[:, 2 * channels :])
+    multiply(head[:, :, channels:], weight[:, :channels], odd)
+    accumulate(odd, tail, weight[:, channels:])
 
 
 def accumulate_kernel(rows: Tensor, even: Tensor, odd: Tensor, d_weight: Tensor) -> None:
     """Add to `d_weight` [members, 3C, K] what gradients at even and odd positions say."""
     channels, last = rows.shape[2] // 2, rows.shape[1] - 1
     head, tail, even, odd = rows[:, :last], rows[:, 1:], even[:, :last], odd[:, :last]
-    d_weight[:, : 2 * channels].baddbmm_(head.mT, even)
-    d_weight[:, 2 * channels :].baddbmm_(tail[:, :, :channels].mT, even)
-    d_weight[:, :channels].baddbmm_(head[:, :, channels:].mT, odd)
-    d_weight[:, channels:].baddbmm_(tail.mT, odd)
+    accumulate(d_weight[:, : 2 * channels], head.mT, even)
+    accumulate(d_weight[:, 2 * channels :], tail[:, :, :channels].mT, even)
+    accumulate(d_weight[:, :channels], head[:, :, channels:].mT, odd)
+    accumulate(d_weight[:, channels:], tail.mT, odd)
 
 
 def input_gradient(even: Tensor, odd: Tensor, weight: Tensor, d_rows: Tensor) -> None:
     """Write the gradient at the rows [members, R, 2C], from those at even and odd positions."""
     channels, last = weight.shape[1] // KERNEL, even.shape[1] - 1
-    torch.bmm(even, weight[:, : 2 * channels].mT, out=d_rows)
-    d_rows[:, 1:, :channels].baddbmm_(even[:, :last], weight[:, 2 * channels :].mT)
-    d_rows[:, :, channels:].baddbmm_(odd, weight[:, :channels].mT)
-    d_rows[:, 1:].baddbmm_(odd[:, :last], weight[:, channels:].mT)
+    multiply(even, weight[:, : 2 * channels].mT, d_rows)
+    accumulate(d_rows[:, 1:, :channels], even[:, :last], weight[:, 2 * channels :].mT)
+    accumulate(d_rows[:, :, channels:], odd, weight[:, :channels].mT)
+    accumulate(d_rows[:, 1:], odd[:, :last], weight[:, channels:].mT)
 
 
 @final

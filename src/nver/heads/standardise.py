@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from nver.heads import loops
 from nver.heads.layers import Batch, Dropout
+from nver.heads.products import product
 
 
 @final
@@ -28,9 +29,9 @@ class _StandardiseBatch(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weights: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-        mean = weights @ x
+        mean = product(weights, x)
         out = x - mean
-        variance = weights @ out.square()
+        variance = product(weights, out.square())
         scale = (variance + eps).rsqrt()
         out.mul_(scale)
         ctx.save_for_backward(out, weights, scale)
