@@ -50,6 +50,13 @@ def test_the_program_is_the_product():
         for times in (1, 2):
             products._launch(a, b, out, add=times > 1)
             torch.testing.assert_close(out.double(), times * expected, atol=1e-4, rtol=1e-4)
+        summed = products._launch(
+            a.new_ones(1).expand(len(a), 1, a.shape[1]),
+            a,
+            a.new_empty(len(a), 1, a.shape[2]),
+            add=False,
+        )
+        torch.testing.assert_close(summed.squeeze(1), products.sums(a), atol=1e-4, rtol=1e-4)
     with pytest.raises(SettingsError, match="that can be multiplied"):
         products._launch(torch.ones(1, 2, 3), torch.ones(1, 4, 2), torch.ones(1, 2, 2), add=False)
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from nver.fusion import loops, residual
 from nver.heads.loops import run
-from nver.heads.products import accumulate, multiply
+from nver.heads.products import accumulate, multiply, sums
 
 HEADS = 8
 FIRST_TOKEN = 7
@@ -198,7 +198,7 @@ def _back_torch(
         _mix(kept.transpose(2, 3), given),
     )
     whole = torch.stack(parts, dim=1).view(*b_in.shape, len(projected), -1)
-    return whole.permute(2, 0, 1, 3).contiguous(), whole.sum((2, 3))
+    return whole.permute(2, 0, 1, 3).contiguous(), sums(whole.flatten(2).mT)
 
 
 def _by_heads(projected: Tensor, b_in: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nver.fusion import residual_loops
+from nver.heads.products import sums
 
 EPS = 1e-5
 
@@ -77,9 +78,9 @@ def plain_back(
     tokens, width = normed.shape[1], normed.shape[3]
     given = gradient.view(*gradient.shape[:2], tokens, width).transpose(1, 2)
     inner = (given * counts[:, None, None]).contiguous()
-    d_scale, d_shift = (inner * normed).sum((1, 2)), inner.sum((1, 2))
+    d_scale, d_shift = (sums(part.flatten(1, 2)) for part in (inner * normed, inner))
     inner.mul_(scale[:, None, None])
     along = (inner * normed).mean(-1, keepdim=True)
     d_x = torch.addcmul(inner - inner.mean(-1, keepdim=True), normed, along, value=-1)
     d_x.mul_(deviations.unsqueeze(-1))
-    return d_x, d_scale, d_shift, d_x.sum((1, 2))
+    return d_x, d_scale, d_shift, sums(d_x.flatten(1, 2))

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from nver.heads.products import accumulate, multiply
+from nver.heads.products import accumulate, multiply, sums
 
 KERNEL = 3
 CLIPS_AT_ONCE = 4
@@ -72,7 +72,7 @@ class _ConvPool(torch.autograd.Function):
             d_x = pairs.new_zeros(members, clips, ctx.length, width // 2)
         for m, here in parts(pairs):
             passed = gradient[m, here] * (out[m, here] > 0)
-            d_bias[m] += passed.sum((1, 2))
+            d_bias[m] += sums(passed.flatten(1, 2))
             # Zeros where a row reaches into the next clip.
             even, odd = passed.new_zeros(2, *passed.shape[:2], per_clip, filters)
             torch.mul(passed, even_wins[m, here], out=even[:, :, :pooled])

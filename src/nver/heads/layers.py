@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float, Int16
 from torch import Tensor, nn
 
 from nver.heads import loops
-from nver.heads.products import multiply, multiply_add
+from nver.heads.products import multiply, multiply_add, sums
 
 LEVELS = 65536
 """Values of the random bits from which dropout masks are made."""
@@ -138,7 +138,7 @@ class _Dense(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        return *_dense_gradients(ctx, x, weight, gradient), gradient.sum(1)
+        return *_dense_gradients(ctx, x, weight, gradient), sums(gradient)
 
 
 @final
@@ -173,7 +173,7 @@ class _HiddenUnits(torch.autograd.Function):
             inner = torch.sgn(out).mul_(gradient)
             if ctx.scale != 1:
                 inner.mul_(ctx.scale)
-            d_bias = inner.sum(1)
+            d_bias = sums(inner)
         return *_dense_gradients(ctx, x, weight, inner), d_bias, None, None
 
 

@@ -5,10 +5,11 @@ members, so that a member's last digits, and after some epochs its answers, woul
 are trained beside it: on how much memory was free. Here the cut depends on the sizes of one
 member's matrices alone, and every sum is taken in one order.
 
-The program computes float32 products of three TF32 ones each (Ootomo & Yokota, "Recovering single
-precision accuracy from Tensor Cores", 2022), which is as exact as float32 and as fast as the
-libraries' on matrices of this size. Triton comes with torch's CUDA builds; without it, and in
-float64, the products are the libraries'.
+The program multiplies in float32 and sums one product after the other, so that not even the layout
+of the matrices in memory, which torch chooses differently for a single member, changes a digit.
+Dense networks wait for the launch of a program longer than for its end; with convolutions it takes
+more time than the libraries'. Triton comes with torch's CUDA builds; without it, and in float64,
+the products are the libraries'.
 """
 
 # ruff: noqa: ANN001, ANN202 - Triton takes the types from the calls
@@ -70,6 +71,13 @@ def multiply_add(
     return multiply(a, b).add_(start) if _own(a) else torch.baddbmm(start, a, b)
 
 
+def sums(x: Float[Tensor, "members rows columns"]) -> Float[Tensor, "members columns"]:
+    """Return the sums over rows."""
+    if not _own(x):
+        return x.sum(1)
+    return multiply(x.new_ones(1).expand(len(x), 1, x.shape[1]), x).squeeze(1)
+
+
 def product(
     a: Float[Tensor, "*members rows inner"], b: Float[Tensor, "*members inner columns"]
 ) -> Float[Tensor, "*members rows columns"]:
@@ -125,7 +133,10 @@ def _launch(a: Tensor, b: Tensor, out: Tensor, *, add: bool) -> Tensor:
 
 
 def _jit(function: Any) -> Any:
-    return function if triton is None else triton.jit(function)
+    """Compile once whatever the members' distances are: torch sets them anyhow for one member."""
+    if triton is None:
+        return function
+    return triton.jit(do_not_specialize=("a_m", "b_m", "out_m", "over"))(function)
 
 
 @_jit
@@ -148,7 +159,7 @@ def _program(  # noqa: PLR0913 - a launch takes numbers and pointers, no objects
         inside = k < inner - start
         x = tl.load(a_at, mask=(i[:, None] < rows) & inside[None, :], other=0.0)
         y = tl.load(b_at, mask=inside[:, None] & (j[None, :] < columns), other=0.0)
-        total = tl.dot(x, y, total, input_precision="tf32x3")
+        total = tl.dot(x, y, total, input_precision="ieee")
         a_at += DEPTH * a_k
         b_at += DEPTH * b_k
     out_at = out + part.to(tl.int64) * over + member * out_m
