@@ -39,6 +39,8 @@ def test_a_product_has_its_derivatives():
     a, b = (torch.randn(2, 3, 3, dtype=torch.float64, requires_grad=True) for _ in range(2))
     assert torch.autograd.gradcheck(products._Product.apply, (a, b))
     torch.testing.assert_close(products.product(a, b), a @ b)
+    torch.testing.assert_close(products.dots(a[:, 0], b[:, 0]), (a * b)[:, 0].sum(-1))
+    torch.testing.assert_close(products.sums(a), a.sum(1))
 
 
 @pytest.mark.skipif("TRITON_INTERPRET" not in os.environ, reason="run by the test after it")

@@ -71,11 +71,18 @@ def multiply_add(
     return multiply(a, b).add_(start) if _own(a) else torch.baddbmm(start, a, b)
 
 
-def sums(x: Float[Tensor, "members rows columns"]) -> Float[Tensor, "members columns"]:
+def sums(x: Float[Tensor, "*members rows columns"]) -> Float[Tensor, "*members columns"]:
     """Return the sums over rows."""
-    if not _own(x):
-        return x.sum(1)
+    if x.dim() != 3 or not _own(x):
+        return x.sum(-2)
     return multiply(x.new_ones(1).expand(len(x), 1, x.shape[1]), x).squeeze(1)
+
+
+def dots(
+    a: Float[Tensor, "members columns"], b: Float[Tensor, "members columns"]
+) -> Float[Tensor, " members"]:
+    """Return the sums of a * b over columns, which can be differentiated."""
+    return product(a.unsqueeze(1), b.unsqueeze(2)).flatten() if _own(a) else (a * b).sum(1)
 
 
 def product(

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from nver.heads import loops
 from nver.heads.layers import Batch, Dropout
-from nver.heads.products import product
+from nver.heads.products import product, sums
 
 
 @final
@@ -42,8 +42,8 @@ class _StandardiseBatch(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor, None, None]:
         out, weights, scale = ctx.saved_tensors
         column = weights.mT
-        shared = gradient.sum(-2, keepdim=True)
-        along = (gradient * out).sum(-2, keepdim=True)
+        shared = sums(gradient).unsqueeze(-2)
+        along = sums(gradient * out).unsqueeze(-2)
         inner = torch.addcmul(shared, out, along).mul_(column)
         return torch.sub(gradient, inner, out=inner).mul_(scale), None, None
 

@@ -24,6 +24,7 @@ from torch.nn.functional import cross_entropy
 
 from nver.errors import SettingsError
 from nver.heads import Batch
+from nver.heads.products import dots
 from nver.training import stack
 from nver.training.batches import Clips, Table
 from nver.training.held_out import validation_split
@@ -332,4 +333,4 @@ def _losses(logits: Tensor, table: Table, step: int, smoothing: float) -> Float[
     each = cross_entropy(
         logits.flatten(0, 1), labels.reshape(-1), reduction="none", label_smoothing=smoothing
     )
-    return (each.view(shape) * table.weights[step, :, : shape[1]]).sum(dim=1)
+    return dots(each.view(shape), table.weights[step, :, : shape[1]])
