@@ -6,6 +6,7 @@ standardisation), Adam makes of it steps as large as any other's.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -118,7 +119,10 @@ def test_the_number_at_once_and_the_order_change_nothing():
 
 @pytest.mark.parametrize("branch", ["fcn", "cnn"])
 def test_the_operations_of_other_devices_train_the_same(monkeypatch, branch):
-    """On a CPU here: no compiled loops, all parameters one matrix. Noise is float32 either way."""
+    """On a CPU here: no compiled loops, all parameters one matrix, every batch filled up.
+
+    Noise is float32 either way.
+    """
 
     def make(seed):
         return _network("mata", branch, seed)
@@ -128,6 +132,7 @@ def test_the_operations_of_other_devices_train_the_same(monkeypatch, branch):
     for module in (attention_core, coupling, randomness, layers, standardise):
         monkeypatch.setattr(module, "loops_work", lambda *_: False)
     monkeypatch.setattr("nver.heads.networks.loops_work", lambda _: False)
+    monkeypatch.setattr(sys.modules["nver.training.batches"], "_fills_up", lambda _: True)
     found, _ = _trained(make, STOPPING, 4)
     for a, b in zip(found, expected, strict=True):
         for mine, theirs in zip(a.parameters(), b.parameters(), strict=True):
@@ -155,7 +160,7 @@ def test_a_member_is_what_a_plain_loop_with_torchs_adamw_makes(fusion):
         for step, rows in enumerate(steps):
             done = (epoch + step / len(steps)) / settings.epochs
             optimiser.param_groups[0]["lr"] = 1e-3 * (1 + np.cos(np.pi * done)) / 2
-            draws.plan([[len(rows)]], X.shape[1])
+            draws.plan([[len(rows)]], [len(rows)], X.shape[1])
             draws.draw()
             inputs = X[rows].unsqueeze(0)
             draws.add_noise(inputs)
@@ -236,7 +241,7 @@ def test_what_a_member_draws_depends_on_its_seed_and_its_clips_alone():
     found = []
     for (counts, place), own in zip(shapes, seeds, strict=True):
         draws = Draws(layer, own, 0.5, CPU)
-        draws.plan([counts] * 2, 30)
+        draws.plan([counts] * 2, [max(counts)] * 2, 30)
         draws.draw()
         draws.draw()
         inputs = torch.zeros(len(counts), max(counts), 30)
@@ -255,7 +260,7 @@ def test_loops_and_torch_draw_the_same(monkeypatch):
     for work in (True, False):
         monkeypatch.setattr(randomness, "loops_work", lambda work=work: work)
         draws = Draws(layer, [3, 2**40], 0.5, CPU)
-        draws.plan([[5, 3], [4, 8]], 29)
+        draws.plan([[5, 3], [4, 8]], [5, 8], 29)
         draws.draw()
         draws.draw()
         inputs = torch.ones(2, 8, 29)
@@ -275,7 +280,7 @@ def test_a_stream_is_splitmix64():
 
 def test_bits_are_even_and_noise_is_gaussian():
     draws = Draws(_network("concat", "fcn", 0), [0], 0.5, CPU)
-    draws.plan([[4000]], 30)
+    draws.plan([[4000]], [4000], 30)
     draws.draw()
     noise = torch.zeros(1, 4000, 30)
     draws.add_noise(noise)

@@ -1,4 +1,8 @@
-"""The clips of several members, and the batches that they all take side by side."""
+"""The clips of several members, and the batches that they all take side by side.
+
+On a GPU every batch is filled up to one width, the largest that its recipe can give: kernels choose
+the order of their sums by the sizes that they get, which must not depend on the members beside.
+"""
 
 from __future__ import annotations
 
@@ -27,6 +31,8 @@ class Table:
         Clips per step and member.
     counts : tuple of tuple of int
         The same, known without asking the device.
+    filled : bool
+        Whether every step has the width of the table; else that of its largest batch.
     """
 
     rows: Int[Tensor, "steps members clips"]
@@ -35,21 +41,23 @@ class Table:
     weights: Float[Tensor, "steps members clips"]
     sizes: Float[Tensor, "steps members"]
     counts: tuple[tuple[int, ...], ...]
+    filled: bool
 
     def width(self, step: int) -> int:
-        """Return the clips of the largest batch of a step."""
-        return max(self.counts[step])
+        """Return the rows per member of a step."""
+        return self.rows.shape[2] if self.filled else max(self.counts[step])
 
     def absent(self, step: int) -> Bool[Tensor, "members clips"] | None:
-        """Return which rows of a step are clips, or None if all are."""
+        """Return which rows of a step are clips; None, if not `filled`, where all are."""
         width = self.width(step)
-        return None if min(self.counts[step]) == width else self.present[step, :, :width]
+        all_are = min(self.counts[step]) == width and not self.filled
+        return None if all_are else self.present[step, :, :width]
 
     def to(self, device: torch.device) -> Table:
         """Return the table on a device."""
         tensors = (self.rows, self.labels, self.present, self.weights, self.sizes)
         rows, labels, present, weights, sizes = (t.to(device, non_blocking=True) for t in tensors)
-        return Table(rows, labels, present, weights, sizes, self.counts)
+        return Table(rows, labels, present, weights, sizes, self.counts, self.filled)
 
 
 class Clips:
@@ -93,10 +101,12 @@ class Clips:
         self._starts = [self._starts[m] for m in members]
         self._labels = [self._labels[m] for m in members]
 
-    def table(self, batches: Sequence[Sequence[Int[Tensor, " _"]]]) -> Table:
-        """Return the table of every member's batches of its own clips."""
+    def table(self, batches: Sequence[Sequence[Int[Tensor, " _"]]], largest: int) -> Table:
+        """Return the table of every member's batches of its own clips, each at most `largest`."""
         steps = max(len(own) for own in batches)
+        filled = _fills_up(self.X.device)
         width = max((len(part) for own in batches for part in own), default=0)
+        width = largest if filled else width
         shape = (steps, len(batches), width)
         # In numpy: these are many small pieces, and torch takes ten times as long for each.
         rows, labels = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
@@ -117,7 +127,7 @@ class Clips:
             "sizes": counts.astype(np.float32),
         }
         made = {name: torch.from_numpy(array) for name, array in arrays.items()}
-        whole = Table(**made, counts=tuple(map(tuple, counts.tolist())))
+        whole = Table(**made, counts=tuple(map(tuple, counts.tolist())), filled=filled)
         return whole.to(self.X.device)
 
     def gather(self, table: Table, step: int) -> Float[Tensor, "members clips columns"]:
@@ -128,6 +138,11 @@ class Clips:
         flat = self._buffer.view(-1, self.columns)
         torch.index_select(self.X, 0, rows.reshape(-1), out=flat)
         return self._buffer
+
+
+def _fills_up(device: torch.device) -> bool:
+    """Return whether batches are filled up to one width: a CPU's loops go over what is there."""
+    return device.type != "cpu"
 
 
 def _side_by_side(parts: Sequence[Float[Tensor, "_ columns"]], device: torch.device) -> Tensor:

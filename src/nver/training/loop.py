@@ -31,7 +31,7 @@ from nver.training.held_out import validation_split
 from nver.training.history import History
 from nver.training.optimiser import optimiser
 from nver.training.randomness import Draws, order_generator
-from nver.training.settings import TrainingSettings, batches
+from nver.training.settings import TrainingSettings, batches, largest_batch
 
 CACHE = 48 * 2**20
 """Bytes of weights, gradients and moments that a pack may have on a CPU (bench/training.py)."""
@@ -256,16 +256,16 @@ class _Pack:
     def _held(self) -> Table:
         """Return the held-out clips of every member, in batches as in training."""
         size = self.settings.batch_size
-        return self.clips.table(
-            [batches(m.held, size) if len(m.held) else [] for m in self.members]
-        )
+        own = [batches(m.held, size) if len(m.held) else [] for m in self.members]
+        return self.clips.table(own, largest_batch(size))
 
     def _train(self, epoch: int) -> None:
         """Take one optimiser step per batch."""
         self.network.train()
-        table = self.clips.table([member.batches() for member in self.members])
-        self.draws.plan(table.counts, self.clips.columns)
+        own = [member.batches() for member in self.members]
+        table = self.clips.table(own, largest_batch(self.settings.batch_size))
         steps = range(len(table.counts))
+        self.draws.plan(table.counts, [table.width(step) for step in steps], self.clips.columns)
         self.optimiser.plan([[m.rate(epoch, step) for m in self.members] for step in steps])
         total = torch.zeros(len(self.members), device=self.device)
         for step in steps:

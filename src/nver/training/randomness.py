@@ -74,8 +74,10 @@ class Draws:
         """Go on with these members only."""
         self._next = [self._next[m] for m in members]
 
-    def plan(self, counts: Sequence[Sequence[int]], columns: int) -> None:
-        """Say how many clips each member's batch has in the steps to come, and the inputs' width.
+    def plan(self, counts: Sequence[Sequence[int]], rows: Sequence[int], columns: int) -> None:
+        """Say how many clips each member's batch has in the steps to come, of how many rows each.
+
+        `columns` is the inputs' width.
 
         A clip takes the same numbers however many are beside it; a member without clips takes none.
         """
@@ -87,7 +89,7 @@ class Draws:
             self._next = [number + more for number, more in zip(self._next, taken, strict=True)]
         # All at once: nothing in a step waits for the device.
         table = torch.tensor(starts, dtype=torch.int64).to(self._device)
-        self._ahead = list(zip(table, map(max, counts), strict=True))
+        self._ahead = list(zip(table, rows, strict=True))
 
     def draw(self) -> None:
         """Draw what the next step needs."""

@@ -121,3 +121,8 @@ def batches(rows: Int[Tensor, " clips"], size: int) -> list[Int[Tensor, " batch"
     if len(parts) > 1 and len(parts[-1]) < min(SMALLEST_BATCH, size):
         parts[-2:] = [torch.cat(parts[-2:])]
     return parts
+
+
+def largest_batch(size: int) -> int:
+    """Return the most clips that a batch of `batches` can have."""
+    return size + min(SMALLEST_BATCH, size) - 1
