@@ -59,6 +59,22 @@ def _tokens(projected, m, first, shift, out):
 
 @compiled
 @no_type_check
+def _tokens_twice(projected, m, first, shift, out):
+    """Set out [depth, 2 n] to what `_tokens` gives, twice end to end."""
+    clips, n = projected.shape[3], out.shape[1] // 2
+    for d in range(out.shape[0]):
+        more = shift[m, first + d]
+        for k in range(projected.shape[0]):
+            row, place = projected[k, m, first + d], out[d, k * clips : (k + 1) * clips]
+            for x in range(clips):
+                place[x] = row[x] + more
+            again = out[d, n + k * clips : n + (k + 1) * clips]
+            for x in range(clips):
+                again[x] = row[x] + more
+
+
+@compiled
+@no_type_check
 def _apart(rows, m, first, projected, sums):
     """Write rows [depth, n] to where `_tokens` reads them, and their sums."""
     clips = projected.shape[3]
@@ -266,8 +282,7 @@ def attend(projected, shift, counts, bits, levels, shares, weights, kept, seen):
         _by_key(levels[level], clips, leveled[level])
     for m in range(members):
         for h in range(heads):
-            _tokens(projected, m, width + h * depth, shift, rows)
-            _twice(rows, twice)
+            _tokens_twice(projected, m, width + h * depth, shift, twice)
             _tokens(projected, m, h * depth, shift, rows)
             _products(rows, twice, clips, weights[m], h * n)
         _softmax(weights[m], scale, counted, total)
@@ -275,8 +290,7 @@ def attend(projected, shift, counts, bits, levels, shares, weights, kept, seen):
             _drawn(bits[m], tokens, drawn)
             _kept(weights[m], drawn, leveled, shared, kept[m])
         for h in range(heads):
-            _tokens(projected, m, 2 * width + h * depth, shift, rows)
-            _twice(rows, twice)
+            _tokens_twice(projected, m, 2 * width + h * depth, shift, twice)
             _mix(kept[m], h * n, twice, clips, seen[m, h])
 
 
@@ -299,19 +313,16 @@ def attend_back(d_seen, projected, shift, weights, kept, d_projected, d_shift):
             _twice(d_seen[m, h], wide)
             _mix_back(turned, wide, clips, rows)
             _apart(rows, m, 2 * width + first, d_projected, d_shift)
-            _tokens(projected, m, 2 * width + first, shift, rows)
-            _twice(rows, wide)
+            _tokens_twice(projected, m, 2 * width + first, shift, wide)
             _products(d_seen[m, h], wide, clips, d_scores, h * n)
         _softmax_back(weights[m], kept[m], scale, d_scores, total)
         for h in range(heads):
             first = h * depth
-            _tokens(projected, m, width + first, shift, rows)
-            _twice(rows, wide)
+            _tokens_twice(projected, m, width + first, shift, wide)
             _mix(d_scores, h * n, wide, clips, rows)
             _apart(rows, m, first, d_projected, d_shift)
             _turned(d_scores, h * n, clips, turned)
-            _tokens(projected, m, first, shift, rows)
-            _twice(rows, wide)
+            _tokens_twice(projected, m, first, shift, wide)
             _mix_back(turned, wide, clips, rows)
             _apart(rows, m, width + first, d_projected, d_shift)
 
