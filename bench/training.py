@@ -269,12 +269,13 @@ def conv(rounds: int) -> None:
 
 
 def share(fusion: str, branch: str, ms: float) -> None:
-    """Print the share of the machine's rate of matrix products."""
+    """Print the share of the machine's rate of matrix products; nver's own products are fewer."""
     plain = (PlainMata if fusion == "mata" else PlainConcat)(VIEWS, CLASSES, branch=branch)
     flops, peak = gigaflops(plain), gemm_peak()
     rate = flops / ms * 1000
     print(
-        f"{fusion} ({branch}): {1000 * flops:.0f} MFLOP a step at {rate:.0f} GF/s, "
+        f"{fusion} ({branch}): the {1000 * flops:.0f} MFLOP of the plain network's step are done at "
+        f"{rate:.0f} GF/s, "
         f"{100 * rate / peak:.0f} % of the {peak:.0f} GF/s of a large matrix product."
     )
 

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 # What can change a number, or helps to repeat a run.
-PACKAGES = ("nver", "numpy", "scipy", "scikit-learn", "torch", "transformers", "soundfile", "soxr")
+PACKAGES = (
+    "nver", "numpy", "scipy", "scikit-learn", "torch", "numba", "transformers", "soundfile", "soxr",
+)  # fmt: skip
 
 
 def versions() -> dict[str, str]:

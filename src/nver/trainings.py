@@ -54,7 +54,7 @@ ASIDE = frozenset(
 )
 """Parts of the package that change no training: what they give is hashed itself, or comes later."""
 
-COMPUTING = ("numpy", "scipy", "scikit-learn", "torch")
+COMPUTING = ("numpy", "scipy", "scikit-learn", "torch", "numba")
 
 
 @dataclass(frozen=True, eq=False)

@@ -84,6 +84,7 @@ class TransportPlan:
         A point with costs M_j to the columns goes to sum_j softmax_j((g_j - M_j) / eps) x_j: the
         entropic map out of sample (Seguy et al. 2018; Pooladian & Niles-Weed 2021). It depends on
         no other new point. On the plan's own rows it equals `apply` once the plan has converged.
+        The potential is not differentiated: gradients are those by `cost` and `x` alone.
         """
         weights = torch.softmax((self.column_potential.unsqueeze(-2) - cost) / self.eps, dim=-1)
         return weights @ x
@@ -188,6 +189,11 @@ def sinkhorn(
         cost, source, target = cost.detach(), _detached(source), _detached(target)
     wide = cost.float() if cost.dtype in HALF else cost
     *problems, n, m = cost.shape
+    if not (n and m and cost.is_floating_point()):
+        raise SettingsError(
+            f"Expected costs of a floating type with at least one row and one column, "
+            f"got {cost.dtype} {list(cost.shape)}."
+        )
     a = _weights(source, (*problems, n), wide, "source")
     alike = source is target is None and n == m
     b = a if alike else _weights(target, (*problems, m), wide, "target")
@@ -196,8 +202,6 @@ def sinkhorn(
     flat = (wide, a, b) if wide.ndim == 3 else _flat(wide, a, b)
     found = solve(Problem(*flat, eps, iterations, tolerance))
     plan, row, column, error, done, _ = found
-    if a.requires_grad or b.requires_grad:
-        a, b = a.detach(), b.detach()
     if wide.ndim != 3 or wide is not cost:
         plan, error, done = (
             part.view((*problems, *part.shape[1:])) for part in (plan, error, done)

@@ -182,3 +182,18 @@ def test_without_numba_torch_alone_solves_and_it_is_said_once(fault, monkeypatch
         choice._fused.cache_clear()
     said = {"absent": "numba is not installed", "broken": "ZeroDivisionError"}[fault]
     assert [said in record.message for record in caplog.records] == [True]
+
+
+@pytest.mark.skipif(not COMPILED, reason="numba is not installed")
+def test_what_is_kept_on_disk_holds_for_these_sources_only(tmp_path, monkeypatch):
+    compiled = importlib.import_module("nver.scaling.compiled")
+    (tmp_path / "loop_for_a_test.py").write_text("def twice(x):\n    return 2 * x\n", "utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    twice = importlib.import_module("loop_for_a_test").twice
+    found = []
+    for sources in ("old", "old", "new"):
+        monkeypatch.setattr(compiled, "_sources", lambda sources=sources: sources)
+        made = compiled.compiled_and_kept(twice)
+        assert made(2) == 4
+        found.append(sum(made.stats.cache_hits.values()))
+    assert found == [0, 1, 0]

@@ -190,6 +190,30 @@ def test_costs_changed_in_place_are_refused():
         plan.sum().backward()
 
 
+@pytest.mark.parametrize("changed", ["source", "target", "iterations"])
+def test_what_the_adjoint_reads_is_not_changed_in_place(changed):
+    plan = sinkhorn(_random(2, 3, 4).requires_grad_(), plan_gradient=True)
+    getattr(plan, changed).mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        plan.plan.sum().backward()
+
+
+def test_the_map_has_the_gradient_by_the_weights():
+    cost, x = _random(3, 4).double(), torch.randn(4, 2, dtype=torch.float64)
+
+    def moved(source):
+        plan = sinkhorn(cost, eps=0.2, source=source, plan_gradient=True, tolerance=0.0)
+        return plan.apply(x)
+
+    source = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(moved, source)
+
+
+def test_costs_of_no_point_are_refused():
+    with pytest.raises(SettingsError, match="floating type with at least one row"):
+        sinkhorn(torch.zeros(2, 0, 3))
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_solved_in_single(dtype):
     cost = _random(2, 5, 4).to(dtype).requires_grad_()

@@ -53,7 +53,7 @@ def units(product, bias, bits, threshold, scale, out):
                 row[u] = product[m, u, c]
             for u in range(width):
                 value = row[u] + bias[m, u]
-                row[u] = value * scale if value > 0 else 0
+                row[u] = 0 if value <= 0 else value * scale  # NaN stays NaN
             if bits.shape[0] > 0:
                 drawn = bits[m, c]
                 for u in range(width):

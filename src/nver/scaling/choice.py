@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+from collections.abc import Sequence
 from functools import cache
 from typing import Any, cast, final
 
@@ -116,6 +117,7 @@ class _Plan(torch.autograd.Function):
         else:
             ctx.save_for_backward(cost, None, *weights)
         ctx.call = (solver, problem, rest)  # without the plan, whose graph holds this
+        ctx.versions = _versions(problem, rest)
         return plan
 
     @staticmethod
@@ -125,10 +127,20 @@ class _Plan(torch.autograd.Function):
         return _back(ctx, grad)
 
 
+def _versions(problem: Problem, rest: Sequence[Any]) -> tuple[int, int, int]:
+    """Return how often that was changed which the adjoint reads where it lies."""
+    return problem.source._version, problem.target._version, rest[3]._version
+
+
 def _back(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     """Return the derivatives by what `_Plan.forward` got, with the solver's adjoint."""
     _, plan, *weights = ctx.saved_tensors
     solver, problem, rest = ctx.call
+    if _versions(problem, rest) != ctx.versions:
+        raise RuntimeError(
+            "The weights or the iterations of a plan were modified by an inplace operation before "
+            "its gradient was taken; change a copy of them."
+        )
     by_cost, *by_logs = solver.pull_back(problem, Solution(plan, *rest), grad)
     return None, None, by_cost, *map(over, by_logs, weights)
 

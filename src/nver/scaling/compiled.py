@@ -1,19 +1,20 @@
 """What the loops of `forward` and `backward` share: their compiler, their arrays, an exponential.
 
-Without numba the functions stay what they are, and are not to be called (`AVAILABLE`). Numba's
-cache looks at a function's own file only: who changes one here or in `vectors` deletes the
-`__pycache__` beside it. A division by 0 gives infinity or NaN, as numpy's does: a test for it would
-keep the loop from the vector unit.
+Without numba the functions stay what they are, and are not to be called (`AVAILABLE`). What is kept
+on disk holds as long as the loop's own file and the files of this package do. A division by 0 gives
+infinity or NaN, as numpy's does: a test for it would keep the loop from the vector unit.
 """
 
 # ruff: noqa: ANN001, ANN201, ARG001 - numba takes the types from the calls; its own signatures
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 from collections.abc import Callable
 from functools import cache
-from typing import Any, NamedTuple, TypeVar, no_type_check
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar, cast, no_type_check
 
 import numpy as np
 
@@ -48,12 +49,34 @@ def compiled_and_kept(function: F) -> F:
     if numba is None:
         return function
     try:
-        made: F = numba.njit(nogil=True, fastmath=FASTMATH, error_model="numpy", cache=True)(
+        made: Any = numba.njit(nogil=True, fastmath=FASTMATH, error_model="numpy", cache=True)(
             function
         )
     except RuntimeError:  # no such folder can be written to
         return compiled(function)
-    return made
+    _stamp(made)
+    return cast(F, made)
+
+
+def _stamp(made: Any) -> None:
+    """Let what is kept hold only for these sources.
+
+    Numba looks at the time of the function's own file; loops call functions of other files.
+    """
+    try:
+        kept = made._cache._cache_file
+        kept._source_stamp = (kept._source_stamp, _sources())
+    except AttributeError:  # another numba: then as it does by itself
+        return
+
+
+@cache
+def _sources() -> str:
+    """Return a digest of the files of which functions are called by loops of other files."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 class Limits(NamedTuple):
