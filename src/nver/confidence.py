@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +150,7 @@ class _Intervals:
         """Fill what was returned so far."""
         drawn = cluster_bootstraps([sums for _, sums, _ in self._asked], _mean, unit=self._unit)
         for (table, _, most), found in zip(self._asked, drawn, strict=True):
-            table |= replace(found, low=max(found.low, 0.0), high=min(found.high, most)).to_dict()
+            table |= found.within(0.0, most).to_dict()
         self._asked = []
 
 

@@ -6,7 +6,10 @@ Sadinle, Lei and Wasserman 2019, JASA 114, arXiv 1609.00451). Where calibration 
 exchangeable, the sets hold the true class of ``1 - error rate`` of the clips on average, whatever
 the model (Vovk, Gammerman and Shafer 2005). A set may be empty: then no class is likely enough.
 
-The library is MAPIE, which the extra 'stats' brings.
+The library is MAPIE, which the extra 'stats' brings. It scores by ``1 - p``, and takes scores that
+differ by 1e-8 for equal: thresholds of 1e-12, as over-confident systems have, would let every class
+in. It is therefore given the rank of a probability among the calibration clips' ``p_true``, which
+keeps their order and with it the sets.
 """
 
 from __future__ import annotations
@@ -97,14 +100,26 @@ def prediction_sets(
     asked = checked(test, np.zeros(len(test), dtype=np.int64))
     library = require("mapie.classification", extra="stats")
     classifier = library.SplitConformalClassifier(
-        _known(known.shape[1]), confidence_level=1.0 - alpha, conformity_score="lac"
+        _known(2), confidence_level=1.0 - alpha, conformity_score="lac"
     )
+    reached = np.sort(known[np.arange(len(known)), truth])
     with warnings.catch_warnings():
-        # That a class has no calibration clips changes nothing: the threshold is one for all.
+        # That no clip is "out" changes nothing: the threshold is one for both.
         warnings.filterwarnings("ignore", "WARNING: your conformalization dataset", UserWarning)
-        classifier.conformalize(known, truth)
-    _, sets = classifier.predict_set(asked)
-    return np.asarray(sets[:, :, 0], dtype=bool)
+        classifier.conformalize(_ranks(reached, reached), np.zeros(len(truth), dtype=np.int64))
+    _, sets = classifier.predict_set(_ranks(asked.ravel(), reached))
+    return np.asarray(sets[:, 0, 0], dtype=bool).reshape(asked.shape)
+
+
+def _ranks(
+    values: Float[np.ndarray, "values"], reached: Float[np.ndarray, "clips"]
+) -> Float[np.ndarray, "values 2"]:
+    """Return the share of the sorted `reached` that each value is no less than, and the rest.
+
+    A value is at least one of the `reached` exactly where its share is at least that one's.
+    """
+    share = np.searchsorted(reached, values, side="right") / len(reached)
+    return np.stack([share, 1.0 - share], axis=1)
 
 
 def _known(classes: int) -> Any:

@@ -304,3 +304,14 @@ def test_intervals_stay_within_the_range_of_what_they_are_of(inner):
     found = entry["conformal"]["interval"]
     assert 0 <= found["low"] <= entry["conformal"]["coverage"] <= found["high"] == 1
     assert all(ends["low"] >= 0 for ends in entry["raw"]["intervals"].values())
+
+
+def test_sets_that_hold_every_truth_leave_room_for_other_speakers(record, inner):
+    # Inner clips whose truth had a probability of 0: only the sets of all labels keep the promise.
+    pytest.importorskip("mapie")
+    lost = inner.assign(**dict(zip(COLUMNS, (1.0, 0.0, 0.0), strict=True)), label="joy")
+    conformal = calibration(record, lost)[0]["conformal"]
+    assert conformal["size_counts"] == [0, 0, 0, 480]
+    interval = conformal["interval"]
+    assert (interval["value"], interval["high"]) == (1.0, 1.0)
+    assert interval["low"] == pytest.approx(0.025 ** (1 / 12))  # Clopper and Pearson, 12 speakers

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import re
 import sys
 
 import numpy as np
 import pytest
+from scipy.special import softmax
 from scipy.stats import binom
 
-from nver.conformal import least_calibration, method, prediction_sets
+from nver.conformal import _known, least_calibration, method, prediction_sets
 from nver.errors import EvaluationError, MissingExtraError, SettingsError
 
 
@@ -36,6 +38,27 @@ def test_the_threshold_is_the_rank_of_the_paper(known, alpha):
     threshold = scores[math.ceil(58 * (1 - alpha)) - 1]
     expected = 1 - test <= threshold + 1e-12
     np.testing.assert_array_equal(prediction_sets(calibration, truth, test, alpha), expected)
+
+
+@pytest.mark.parametrize("sure", [1, 5, 20, 40])
+def test_systems_that_are_too_sure_get_sets_by_their_thresholds(known, sure):
+    # A threshold of 1e-20 says something, though 1 - 1e-20 is 1.
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(1000, 6))
+    truth = (logits + rng.gumbel(size=logits.shape)).argmax(1)
+    said = softmax(sure * logits, axis=1)
+    sets = prediction_sets(said[:500], truth[:500], said[500:], alpha=0.1)
+    threshold = np.sort(said[np.arange(500), truth[:500]])[math.floor(501 * 0.1) - 1]
+    np.testing.assert_array_equal(sets, said[500:] >= threshold)
+    assert 0.86 < sets[np.arange(500), truth[500:]].mean() < 0.94
+    assert sets.sum(1).mean() < 5
+    if sure <= 5:  # MAPIE itself, where nothing rounds
+        library = importlib.import_module("mapie.classification")
+        plain = library.SplitConformalClassifier(
+            _known(6), confidence_level=0.9, conformity_score="lac"
+        )
+        _, expected = plain.conformalize(said[:500], truth[:500]).predict_set(said[500:])
+        np.testing.assert_array_equal(sets, expected[:, :, 0])
 
 
 def test_a_class_without_calibration_clips_is_still_judged(known):

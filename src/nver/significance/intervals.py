@@ -25,7 +25,7 @@ trained models at hand.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -94,6 +94,22 @@ class Interval:
                 "speakers repeat"
             )
         return "; ".join(cautions)
+
+    def within(self, least: float, most: float) -> Interval:
+        """Return the interval of a score that lies between `least` and `most`, either infinite.
+
+        Where all clusters reached an end, the other one is Clopper and Pearson's.
+        """
+        if self.reason:
+            return self
+        low, high = max(least, self.low), min(most, self.high)
+        if math.isfinite(span := most - least):
+            away = span * ((1.0 - self.level) / 2.0) ** (1.0 / self.clusters)
+            if self.value >= most - _ROUNDING:
+                low = min(low, least + away)
+            elif self.value <= least + _ROUNDING:
+                high = max(high, most - away)
+        return replace(self, low=low, high=high)
 
     def to_dict(self) -> dict[str, Any]:
         """Return value, low and high as plain JSON values; None, with a reason, where undefined."""
@@ -186,14 +202,8 @@ def interval_of(
         low = value - math.hypot(max(0.0, value - low), math.sqrt(squares))
         high = value + math.hypot(max(0.0, high - value), math.sqrt(squares))
     error = math.hypot(spread, math.sqrt(sum(variances)))
-    ends = max(bounds[0], float(low)), min(bounds[1], float(high))
-    if math.isfinite(span := bounds[1] - bounds[0]):
-        least = span * tail ** (1.0 / clusters)
-        if value >= bounds[1] - _ROUNDING:
-            ends = min(ends[0], bounds[0] + least), ends[1]
-        elif value <= bounds[0] + _ROUNDING:
-            ends = ends[0], max(ends[1], bounds[1] - least)
-    return Interval(value, *ends, level, clusters, unit, "", seeds, error)
+    ends = float(low), float(high)
+    return Interval(value, *ends, level, clusters, unit, "", seeds, error).within(*bounds)
 
 
 def _student(tail: float, n: int) -> float:
