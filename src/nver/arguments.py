@@ -239,10 +239,9 @@ def _report_command(commands: Any) -> None:
     report.add_argument(
         "--error-rate",
         type=share,
-        default=ERROR_RATE,
         metavar="RATE",
         help="how often a conformal set may miss the true label, between 0 and 1 (default "
-        f"{ERROR_RATE}); needs a run with --calibrate",
+        f"{ERROR_RATE}); for the page and scores.json of a run with --calibrate",
     )
 
 

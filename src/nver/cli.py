@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from nver.arguments import parser
+from nver.arguments import ERROR_RATE, parser
 from nver.errors import NverError, SettingsError
 
 if TYPE_CHECKING:
@@ -105,16 +105,37 @@ def _show_failures(failures: Sequence[Failure]) -> None:
         print(f"  {', '.join(files[:3])}{more}: {reason}", file=sys.stderr)
 
 
+def _error_rate(arguments: argparse.Namespace) -> float:
+    """Return the error rate of sets; SettingsError where one was given that nothing would show."""
+    from nver.analysis import INNER, RUN
+
+    if arguments.error_rate is None:
+        return ERROR_RATE
+    if arguments.format != "html":
+        raise SettingsError(
+            "--error-rate is of the prediction sets, which stand in the page and in scores.json, "
+            f"not in --format {arguments.format}. Leave one of the two out."
+        )
+    folder = arguments.run_folder
+    if (folder / RUN).is_file() and not (folder / INNER).is_file():
+        raise SettingsError(
+            f"--error-rate is of the prediction sets, and '{folder}' has none: it was made without "
+            "--calibrate. Run `nver evaluate` with --calibrate, or leave --error-rate out."
+        )
+    return float(arguments.error_rate)
+
+
 def _report(arguments: argparse.Namespace) -> int:
     from nver.analysis import rescore
     from nver.report import write_report
 
+    error_rate = _error_rate(arguments)
     if arguments.format == "html":
         if arguments.out:
             raise SettingsError(
                 "The page stands in its run folder; --out is for --format md, latex and json."
             )
-        rescore(arguments.run_folder, error_rate=arguments.error_rate)
+        rescore(arguments.run_folder, error_rate=error_rate)
         page = write_report(
             arguments.run_folder, paths=arguments.paths, megabytes=arguments.embed_audio
         )
@@ -123,7 +144,7 @@ def _report(arguments: argparse.Namespace) -> int:
     from nver.report.formats import FORMATS
     from nver.report.record import read_record
 
-    rescore(arguments.run_folder, error_rate=arguments.error_rate)
+    rescore(arguments.run_folder, error_rate=error_rate)
     text = FORMATS[arguments.format](read_record(arguments.run_folder))
     if arguments.out:
         arguments.out.write_text(text, encoding="utf-8")

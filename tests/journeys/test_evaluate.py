@@ -209,7 +209,8 @@ def test_inner_predictions_are_recorded_where_asked_for(bursts, tmp_path, capsys
     (found,) = scores["calibration"]
     assert (
         "Calibration of lda (prosodic): its probabilities are off by "
-        f"{100 * found['raw']['ece']:.1f} points on average (ECE), after temperature scaling by "
+        f"{100 * found['raw']['ece']:.1f} points on average (ECE; perfect calibration would show "
+        f"about {100 * found['raw']['ece_by_chance']:.1f} by chance), after temperature scaling by "
         f"{100 * found['scaled']['ece']:.1f}."
     ) in said
     inner = pd.read_parquet(tmp_path / "run" / "inner.parquet")

@@ -182,9 +182,26 @@ def test_the_error_rate_of_sets_reaches_the_analysis(monkeypatch, tmp_path) -> N
     asked = []
     monkeypatch.setattr(analysis, "rescore", lambda folder, error_rate: asked.append(error_rate))
     monkeypatch.setattr(report, "write_report", lambda folder, **_: tmp_path)
+    for name in ("run.json", "inner.parquet"):
+        (tmp_path / name).touch()
     for given in ([], ["--error-rate", "0.25"]):
         assert cli.main(["report", str(tmp_path), *given]) == cli.DONE
     assert asked == [ERROR_RATE, 0.25]
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ([], "it was made without --calibrate. Run `nver evaluate` with --calibrate, or leave"),
+        (["--format", "md"], "in the page and in scores.json, not in --format md. Leave one of"),
+    ],
+)
+def test_an_error_rate_that_nothing_shows_is_refused(monkeypatch, tmp_path, capsys, more, says):
+    monkeypatch.setattr("nver.analysis.rescore", lambda *_, **__: pytest.fail("not to be scored"))
+    (tmp_path / "run.json").touch()
+    argv = ["report", str(tmp_path), "--error-rate", "0.2", *more]
+    assert cli.main(argv) != cli.DONE
+    assert says in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize("given", ["0", "1", "5", "ten"])

@@ -13,6 +13,7 @@ from typing import Any
 
 from nver.report.statement import counted
 from nver.report.tables import WIDTH, SystemScore, best, duration, percent, ranked
+from nver.report.trust import VOID, all_hold_all
 from nver.report.verdicts import key, number
 
 Entries = Sequence[Mapping[str, Any]]
@@ -44,8 +45,11 @@ def _calibrated(systems: Sequence[SystemScore], entries: Entries) -> str:
     (entry,) = found
     said = (
         f"Calibration of {top.title}: its probabilities are off by "
-        f"{percent(number(entry['raw'].get('ece')))} points on average (ECE)"
+        f"{percent(number(entry['raw'].get('ece')))} points on average (ECE"
     )
+    if not math.isnan(chance := number(entry["raw"].get("ece_by_chance"))):
+        said += f"; perfect calibration would show about {percent(chance)} by chance"
+    said += ")"
     if scaled := entry.get("scaled"):
         said += f", after temperature scaling by {percent(number(scaled.get('ece')))}"
     said += "."
@@ -58,6 +62,8 @@ def _calibrated(systems: Sequence[SystemScore], entries: Entries) -> str:
             f"{percent(number(sets.get('coverage')))} %{between}, with "
             f"{number(sets.get('mean_size')):.1f} labels on average."
         )
+        if all_hold_all(sets):
+            said += f" {VOID}"
     reasons = (entry.get("scaled_reason"), entry.get("conformal_reason"))
     return " ".join([said, *dict.fromkeys(str(reason) for reason in reasons if reason)])
 

@@ -15,6 +15,7 @@ from nver.report.tables import SystemScore, percent
 from nver.report.verdicts import key, number
 
 COVERAGES = (0.8, 0.5, 0.2)
+VOID = "They hold every label, so these sets say nothing."
 REASONS = {"scaled_reason": "temperature scaling", "conformal_reason": "prediction sets"}
 
 
@@ -129,13 +130,20 @@ def _sets(conformal: Mapping[str, Any]) -> str:
     reached, ends = conformal.get("coverage"), conformal.get("interval") or {}
     low, high = number(ends.get("low")), number(ends.get("high"))
     interval = "" if math.isnan(low) else f" (interval {percent(low)} to {percent(high)})"
+    void = f" {VOID}" if all_hold_all(conformal) else ""
     return (
         f"Asked to hold the true label for {asked:g} % of the clips, the sets hold it for "
         f"{percent(number(reached))} %{interval}. They name "
         f"{number(conformal.get('mean_size')):.1f} labels on average; "
         f"{percent(number(conformal.get('singletons')))} % of them name one label alone, "
-        f"{percent(number(conformal.get('empty')))} % none."
+        f"{percent(number(conformal.get('empty')))} % none.{void}"
     )
+
+
+def all_hold_all(conformal: Mapping[str, Any]) -> bool:
+    """Return whether every set holds every label, which keeps any promise."""
+    *smaller, full = conformal.get("size_counts") or (0,)
+    return full > 0 and not any(smaller)
 
 
 def _sizes(counts: Sequence[int]) -> list[tuple[int, int, float]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nver.report.findings import findings
+from nver.report.trust import _sets
 from unit.report.test_tables import CONCAT, FCN, LDA, MATA, TRANSDUCTIVE
 
 NOTHING = {"settings": {"calibrate": False, "perturb": [], "tune": None}, "tuning": []}
@@ -45,16 +46,28 @@ def test_calibration_is_that_of_the_best_system_that_judges_a_clip_alone():
         "interval": {"value": 0.944, "low": 0.929, "high": 0.958},
         "mean_size": 3.04,
     }
+    raw = {"ece": 0.16, "ece_by_chance": 0.03}
     entries = [
         about(TRANSDUCTIVE, raw={"ece": 0.5}),
         about(CONCAT, raw={"ece": 0.4}),
-        about(MATA, raw={"ece": 0.16}, scaled={"ece": 0.047}, conformal=sets),
+        about(MATA, raw=raw, scaled={"ece": 0.047}, conformal=sets),
     ]
     assert joined(scores(calibration=entries), asked(calibrate=True)) == (
-        "Calibration of mata (a + b): its probabilities are off by 16.0 points on average (ECE), "
-        "after temperature scaling by 4.7. Prediction sets that were asked to hold the true label "
-        "for 90 % of the clips hold it for 94.4 % [92.9, 95.8], with 3.0 labels on average."
+        "Calibration of mata (a + b): its probabilities are off by 16.0 points on average (ECE; "
+        "perfect calibration would show about 3.0 by chance), after temperature scaling by 4.7. "
+        "Prediction sets that were asked to hold the true label for 90 % of the clips hold "
+        "it for 94.4 % [92.9, 95.8], with 3.0 labels on average."
     )
+
+
+def test_sets_of_all_labels_say_nothing():
+    sets = {"alpha": 0.1, "coverage": 1.0, "mean_size": 4.0, "size_counts": [0, 0, 0, 0, 9]}
+    void = "They hold every label, so these sets say nothing."
+    told = scores(calibration=[about(MATA, raw={"ece": 0.16}, conformal=sets)])
+    assert joined(told, asked(calibrate=True)).endswith(f"with 4.0 labels on average. {void}")
+    assert _sets(sets).endswith(void)
+    sets["size_counts"] = [0, 0, 0, 1, 8]
+    assert void not in joined(told, asked(calibrate=True)) + _sets(sets)
 
 
 def test_calibration_that_is_missing_says_why():
