@@ -17,7 +17,7 @@ import pandas as pd
 from nver.comparison import THOROUGH, Effort, comparisons
 from nver.confidence import ERROR_RATE, calibration
 from nver.disaggregation import disaggregated
-from nver.errors import EvaluationError
+from nver.errors import EvaluationError, UnfinishedRunError
 from nver.predictions import Predictions
 from nver.robustness import robustness
 from nver.scores import scores
@@ -113,10 +113,7 @@ def _about(folder: Path) -> tuple[str, str]:
     """Return the corpus and the protocol that run.json names."""
     path = folder / RUN
     if not path.is_file():
-        raise EvaluationError(
-            f"'{folder}' is not a finished run: it lacks {RUN}. "
-            f"Finish it: nver evaluate CORPUS -e ENCODER --out {folder}"
-        )
+        raise UnfinishedRunError(folder, [RUN])
     try:
         run = json.loads(path.read_text(encoding="utf-8"))
         return str(run["corpus"]["name"]), str(run["settings"]["folds"])

@@ -304,7 +304,11 @@ def _reproduce_command(commands: Any) -> None:
     )
     reproduce.add_argument("-k", type=two_or_more, default=5, metavar="K", help="folds (default 5)")
     reproduce.add_argument(
-        "--seeds", type=positive, default=1, metavar="N", help="trainings per network (default 1)"
+        "--seeds",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="trainings per network, one or at least three (default 1)",
     )
     reproduce.add_argument("--allow-leak", action="store_true", help="as in evaluate")
     _training_options(reproduce, "paper")
@@ -348,7 +352,8 @@ def _fold_options(parser: argparse.ArgumentParser) -> None:
         type=positive,
         default=1,
         metavar="N",
-        help="trainings per neural system (default 1)",
+        help="trainings per neural system (default 1); of several, take at least three: two tell "
+        "little of how much a score moves, so intervals are wide",
     )
 
 

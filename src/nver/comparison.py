@@ -22,7 +22,7 @@ import numpy as np
 from nver.errors import EvaluationError
 from nver.metrics import METRICS
 from nver.pairing import Pair, paired
-from nver.predictions import ONE_SEED, Predictions, SystemEntry
+from nver.predictions import Predictions, SystemEntry, few_seeds
 from nver.significance import (
     Interval,
     cohens_g,
@@ -130,7 +130,7 @@ def _comparison(
     effect = standardised_difference(a, b, measure) if single is None else cohens_g(single)
     least = _least(difference.clusters, effort.swaps)
     cautions = [pair.caution, difference.caution, _coarse(difference, least, alpha)]
-    cautions += [ONE_SEED] if difference.seeds == 1 and not (one.linear and other.linear) else []
+    cautions += [few_seeds(difference.seeds, (one, other))]
     scores = [float(measure(side.sum(axis=0)).mean()) for side in (a, b)]
     return Comparison(
         one,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 
 class NverError(Exception):
     """Base of all errors that nver raises on purpose; the command line prints it in one line."""
@@ -37,6 +40,16 @@ class LeakageError(SplitError):
 
 class EvaluationError(NverError, ValueError):
     """Labels, predictions or a dataset that no score can be computed from."""
+
+
+class UnfinishedRunError(EvaluationError):
+    """A run folder lacks files that a finished run has."""
+
+    def __init__(self, folder: Path, lacking: Sequence[str]) -> None:
+        super().__init__(
+            f"'{folder}' is not a finished run: it lacks {', '.join(lacking)}. "
+            f"Finish it: nver evaluate CORPUS -e ENCODER --out {folder}"
+        )
 
 
 class SettingsError(NverError, ValueError):

@@ -11,7 +11,7 @@ import functools
 import json
 import math
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,10 @@ COLUMNS = ("clip", "file", "speaker", "label", "system", "encoders", "seed", "fo
 ONE_SEED = (
     "every system was trained with one seed, so nothing is known of how much a score moves from "
     "training to training"
+)
+TWO_SEEDS = (
+    "two trainings tell little of how much a score moves, so intervals are wide: three or five "
+    "narrow them"
 )
 LINEAR = ("lda", "logreg")
 """The linear systems: these, and those that end in them (``concat-lda``)."""
@@ -67,6 +71,11 @@ class SystemEntry:
         return "+".join(self.encoders)
 
     @property
+    def called(self) -> str:
+        """Name and encoders in a sentence: ``mata (a+b)``."""
+        return f"{self.name} ({self.joined})"
+
+    @property
     def linear(self) -> bool:
         """Whether it is a linear system: one seed is then as good as many."""
         return self.name.rpartition("-")[2] in LINEAR
@@ -75,6 +84,13 @@ class SystemEntry:
     def key(self) -> Key:
         """Name and joined encoders, which are a system's own."""
         return self.name, self.joined
+
+
+def few_seeds(seeds: int, systems: Iterable[SystemEntry]) -> str:
+    """Return the caution that one or two trainings of these systems call for; "" for more."""
+    if all(system.linear for system in systems):
+        return ""
+    return {1: ONE_SEED, 2: TWO_SEEDS}.get(seeds, "")
 
 
 @dataclass(frozen=True)

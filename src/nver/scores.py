@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from nver.metrics import METRICS, per_class
-from nver.predictions import ONE_SEED, Predictions, SystemEntry
+from nver.predictions import Predictions, SystemEntry, few_seeds
 from nver.significance import Interval, cluster_bootstraps
 
 
@@ -72,7 +72,7 @@ def scores(
         "chance_uar": 1.0 / max(1, clips["label"].nunique()),  # recalls of classes that occur
         "interval": None
         if interval is None
-        else _about(interval, resamples, chance=not all(one.linear for one in predictions.entries)),
+        else _about(interval, resamples, few_seeds(interval.seeds, predictions.entries)),
         "systems": systems,
         "failures": [failure.to_dict() for failure in predictions.failures],
         "notes": [note.sentence() for note in predictions.notes],
@@ -96,8 +96,7 @@ def _system_scores(
     }
 
 
-def _about(interval: Interval, resamples: int, *, chance: bool) -> dict[str, Any]:
-    alone = ONE_SEED if chance and interval.seeds == 1 else ""
+def _about(interval: Interval, resamples: int, few: str) -> dict[str, Any]:
     return {
         "level": interval.level,
         "method": "expanded percentile bootstrap, with the variance of the seeds",
@@ -105,5 +104,5 @@ def _about(interval: Interval, resamples: int, *, chance: bool) -> dict[str, Any
         "unit": interval.unit,
         "clusters": interval.clusters,
         "seeds": interval.seeds,
-        "caution": "; ".join(text for text in (interval.caution, alone) if text),
+        "caution": "; ".join(text for text in (interval.caution, few) if text),
     }

@@ -66,8 +66,24 @@ class Comparison:
     @property
     def distinguishable(self) -> bool:
         """Whether the difference is more than chance, over speakers and over seeds."""
-        inside = not (self.difference.low > 0 or self.difference.high < 0)
-        return bool(self.p_corrected <= self.alpha) and not inside
+        return bool(self.p_corrected <= self.alpha) and not self._holds_zero
+
+    @property
+    def at_odds(self) -> str:
+        """Why p or the interval alone is not enough here; "" if both say the same."""
+        if math.isnan(self.difference.low):
+            return ""
+        if self._holds_zero and self.p_corrected <= self.alpha:
+            knows = ", which also knows of the seeds," if self.difference.seeds > 1 else ""
+            return f"the interval{knows} holds zero"
+        shown = not self._holds_zero and self.least_p <= self.alpha
+        if shown and self.p_corrected > self.alpha:
+            return f"the interval leaves out zero, but p is above {self.alpha:g}"
+        return ""
+
+    @property
+    def _holds_zero(self) -> bool:
+        return not (self.difference.low > 0 or self.difference.high < 0)
 
     @property
     def detectable(self) -> float:
@@ -78,8 +94,10 @@ class Comparison:
         interval = self.difference
         if self.least_p > self.alpha or interval.error == 0:  # answers that are all the same
             return math.nan
+        # The interval of few seeds is wider than the test: it decides.
+        half = (interval.high - interval.low) / 2 if interval.seeds > 1 else 0.0
         return detectable_difference(
-            interval.error, interval.clusters, alpha=self.alpha, power=POWER
+            interval.error, interval.clusters, alpha=self.alpha, power=POWER, half_width=half
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -121,7 +139,7 @@ class Comparison:
     def sentence(self) -> str:
         """Return the result in plain words."""
         title, difference = METRICS[self.metric].title, self.difference
-        one, other = _called(self.first), _called(self.second)
+        one, other = self.first.called, self.second.called
         if one == other:
             one, other = f"{one} of the first run", f"{other} of the second"
         if math.isnan(difference.low):
@@ -138,7 +156,8 @@ class Comparison:
         said = f"{told} ({ends}, p = {_p(self.p_corrected)})"
         if self.distinguishable:
             return f"{said}: the two are distinguishable."
-        said += ": the two are not distinguishable."
+        why = f" ({self.at_odds})" if self.at_odds else ""
+        said += f": the two are not distinguishable{why}."
         if self.least_p > self.alpha:
             return f"{said} No difference, however large, could be shown here."
         if math.isnan(self.detectable):
@@ -147,10 +166,6 @@ class Comparison:
             f"{said} These clips would show a difference of {self.detectable * 100:.1f} points in "
             "four of five cases."
         )
-
-
-def _called(entry: SystemEntry) -> str:
-    return f"{entry.name} ({entry.joined})"
 
 
 def _points(value: float) -> str:

@@ -8,14 +8,14 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from nver.comparison import STEP_DOWN, against, best, between, compare
-from nver.errors import SettingsError
+from nver.errors import SettingsError, UnfinishedRunError
 from nver.metrics import METRICS
 from nver.predictions import Predictions, SystemEntry
 from nver.registry import unknown
@@ -23,6 +23,8 @@ from nver.verdict import Comparison
 
 WIDTH = 100
 NAME_WIDTH = 46
+
+SAME_RECORD = "both runs hold the same predictions"
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,11 @@ class Versus:
             f"; = marks the {alike} of {len(self.pairs)} that are not distinguishable after "
             f"{STEP_DOWN} correction."
         )
+        if any(pair.at_odds for pair in self.pairs):
+            said += (
+                f" It takes both to tell two apart: a corrected p of at most "
+                f"{self.pairs[0].alpha:g}, and an interval that leaves out zero."
+            )
         if not smallest:
             return said
         return (
@@ -107,29 +114,51 @@ def versus(folder: Path, other: Path | None = None, picked: Sequence[str] = ()) 
         If more than two are picked, a name fits several systems, or there is nothing to compare.
     UnknownNameError
         If a run has no such system.
+    UnfinishedRunError
+        If a folder holds no predictions.
     EvaluationError
-        If a folder holds no predictions, or the runs are not of the same clips.
+        If the runs are not of the same clips.
     """
     if len(picked) > 2:
         raise SettingsError(f"Expected at most two systems (-s), got {len(picked)}.")
     first = _read(folder)
-    second = first if other is None else _read(other)
-    folders = (folder,) if other is None else (folder, other)
-    if len(picked) == 2 or (picked and other is not None):
-        one, two = find(first, picked[0]), find(second, picked[-1])
-        return Versus(folders, (compare(first, one, second, two),))
     if other is not None:
-        pairs = between(first, second, _counterparts(first, second, folder, other))
+        return Versus((folder, other), _of_two(first, folder, _read(other), other, picked))
+    if len(picked) == 2:
+        one, two = (find(first, text, folder) for text in picked)
+        if one == two:
+            raise SettingsError(
+                f"Expected two systems, got {one.called} twice. Pick another one with -s, or name "
+                "a second run."
+            )
+        return Versus((folder,), (compare(first, one, first, two),))
+    reference = find(first, picked[0], folder) if picked else _best(first, folder)
+    pairs = against(first, reference, chosen=not picked)
+    if not pairs:
+        raise SettingsError(f"'{folder}' has one system: there is nothing to compare it with.")
+    return Versus((folder,), pairs)
+
+
+def _of_two(
+    first: Predictions, folder: Path, second: Predictions, other: Path, picked: Sequence[str]
+) -> tuple[Comparison, ...]:
+    if picked:
+        one, two = find(first, picked[0], folder), find(second, picked[-1], other)
+        pairs = (compare(first, one, second, two),)
     else:
-        reference = find(first, picked[0]) if picked else _best(first, folder)
-        pairs = against(first, reference, chosen=not picked)
-        if not pairs:
-            raise SettingsError(f"'{folder}' has one system: there is nothing to compare it with.")
-    return Versus(folders, pairs)
+        pairs = between(first, second, _counterparts(first, second, folder, other))
+    if not first.frame.equals(second.frame):
+        return pairs
+    return tuple(
+        replace(pair, caution="; ".join(filter(None, (SAME_RECORD, pair.caution))))
+        for pair in pairs
+    )
 
 
-def find(predictions: Predictions, text: str) -> SystemEntry:
+def find(predictions: Predictions, text: str, folder: Path) -> SystemEntry:
     """Return the system that ``SYSTEM[@ENCODER+...]`` names; the encoders may stand in any order.
+
+    `folder` is the run's, for messages.
 
     Raises
     ------
@@ -141,14 +170,14 @@ def find(predictions: Predictions, text: str) -> SystemEntry:
     name, _, listed = text.partition("@")
     named = [entry for entry in predictions.entries if entry.name == name]
     if not named:
-        raise unknown("system of the run", name, {entry.name for entry in predictions.entries})
+        raise unknown(f"system of '{folder}'", name, {entry.name for entry in predictions.entries})
     wanted = sorted(listed.split("+"))
     found = [entry for entry in named if not listed or sorted(entry.encoders) == wanted]
     if len(found) == 1:
         return found[0]
     known = ", ".join(f"{entry.name}@{entry.joined}" for entry in named)
-    problem = "fits several systems" if found else "is no system of the run"
-    raise SettingsError(f"'{text}' {problem}. Choose one of: {known}.")
+    problem = "fits several systems" if found else "is no system"
+    raise SettingsError(f"'{text}' {problem} of '{folder}'. Choose one of: {known}.")
 
 
 def _read(folder: Path) -> Predictions:
@@ -157,6 +186,8 @@ def _read(folder: Path) -> Predictions:
     if not (folder / "predictions.parquet").is_file() and (folder / "index.html").is_file():
         inner = sorted(path.parent.name for path in folder.glob("*/predictions.parquet"))
         raise SettingsError(f"'{folder}' holds several runs, name one: {', '.join(inner)}.")
+    if not (folder / "predictions.parquet").is_file():
+        raise UnfinishedRunError(folder, ["predictions.parquet"])
     return Predictions.from_parquet(folder / "predictions.parquet")
 
 

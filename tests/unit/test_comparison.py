@@ -23,7 +23,7 @@ from nver.comparison import (
     comparisons,
 )
 from nver.errors import EvaluationError
-from nver.predictions import ONE_SEED, Predictions, SystemEntry
+from nver.predictions import ONE_SEED, TWO_SEEDS, Predictions, SystemEntry
 
 LABELS = ("sad", "happy", "angry")
 QUICK = Effort(resamples=400, swaps=999)
@@ -216,6 +216,43 @@ def test_eight_speakers_are_enough_for_a_long_table():
         assert all(pair.detectable > 0 for pair in pairs)
 
 
+def test_with_few_seeds_less_is_detected_than_the_interval_is_wide():
+    for seeds in ((0, 1), (0, 1, 2)):
+        predictions = with_luck({"mata": 0.6, "lda": 0.6}, spread=0.06, seeds=seeds)
+        one, other = predictions.entries
+        found = compare(predictions, one, predictions, other, effort=QUICK)
+        interval = found.difference
+        half = (interval.high - interval.low) / 2
+        assert interval.seeds == len(seeds)
+        assert found.detectable > half + 0.84 * interval.error  # z_.8, below t_.8
+        assert (TWO_SEEDS in found.caution) == (len(seeds) == 2)
+        assert ONE_SEED not in found.caution
+
+
+def test_two_trainings_of_linear_systems_are_no_caution():
+    predictions = record({"lda": 0.6, "concat-lda": 0.6}, seeds=(0, 1))
+    one, other = predictions.entries
+    assert compare(predictions, one, predictions, other, effort=QUICK).caution == ""
+
+
+def test_where_p_and_interval_say_otherwise_the_sentence_says_why():
+    predictions = record({"mata": 0.8, "lda": 0.5}, seeds=(0, 1, 2))
+    one, other = predictions.entries
+    found = compare(predictions, one, predictions, other, effort=QUICK)
+    assert found.at_odds == ""
+    lucky = replace(found, difference=replace(found.difference, low=-0.1))
+    assert (
+        "not distinguishable (the interval, which also knows of the seeds, holds zero). These"
+        in (lucky.sentence())
+    )
+    single = replace(lucky, difference=replace(lucky.difference, seeds=1))
+    assert single.at_odds == "the interval holds zero"
+    unsure = replace(found, p_corrected=0.06)
+    assert "(the interval leaves out zero, but p is above 0.05). These" in unsure.sentence()
+    both = replace(lucky, p_corrected=0.06)
+    assert both.at_odds == ""
+
+
 def test_among_many_equals_the_luckiest_is_not_called_better():
     # Only if it had been named beforehand could the luckiest be told from another.
     predictions = record({f"s{i}": 0.6 for i in range(12)}, speakers=30)
@@ -243,8 +280,8 @@ def test_lucky_trainings_are_allowed_for_where_the_reference_was_named():
     assert all(pair.p_corrected > pair.test.p for pair in pairs)
 
 
-def with_luck(shares, spread):
-    """Return the predictions of three trainings of each system, each of another true share."""
+def with_luck(shares, spread, seeds=(0, 1, 2)):
+    """Return the predictions of trainings of each system, each of another true share."""
     rng = np.random.default_rng(21)
     parts = [
         record(
@@ -253,7 +290,7 @@ def with_luck(shares, spread):
             speakers=40,
             draw=100 + seed,
         )
-        for seed in range(3)
+        for seed in seeds
     ]
     frames = pd.concat([part.frame for part in parts], ignore_index=True)
     return replace(parts[0], frame=frames)

@@ -10,7 +10,7 @@ import pytest
 from sklearn import metrics as sklearn_metrics
 
 from nver.errors import EvaluationError
-from nver.predictions import ONE_SEED
+from nver.predictions import ONE_SEED, TWO_SEEDS
 from nver.scores import scores
 from unit.test_predictions import LABELS, record
 
@@ -40,6 +40,11 @@ def test_scores_have_the_promised_structure():
     assert list(system["per_class"]) == list(LABELS)
     for name in ("accuracy", "macro_f1", "uar"):
         assert 0 <= system[name]["low"] < system[name]["value"] < system[name]["high"] <= 1
+
+
+def test_two_seeds_are_few_and_three_are_not():
+    assert table_of(record(seeds=(0, 1)))["interval"]["caution"] == TWO_SEEDS
+    assert table_of(record(seeds=(0, 1, 2)))["interval"]["caution"] == ""
 
 
 def test_scores_equal_scikit_learn():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,9 +13,9 @@ import pytest
 
 from nver import cli
 from nver.comparison import CHOSEN, CHOSEN_PAIR, STEP_DOWN
-from nver.errors import EvaluationError, SettingsError, UnknownNameError
+from nver.errors import EvaluationError, SettingsError, UnfinishedRunError, UnknownNameError
 from nver.predictions import Predictions, SystemEntry
-from nver.versus import _signed, find, versus
+from nver.versus import SAME_RECORD, _signed, find, versus
 
 LABELS = ("cry", "laugh", "scream")
 RIGHT = {
@@ -138,17 +140,55 @@ def test_runs_of_other_clips_are_refused(runs, tmp_path):
 
 
 def test_a_name_that_is_unknown_or_fits_several_says_what_there_is(runs):
-    record = _record(RIGHT)
-    with pytest.raises(UnknownNameError, match="Did you mean 'mata'"):
-        find(record, "mtaa")
-    with pytest.raises(SettingsError, match=r"'lda' fits several systems\. Choose one of: lda@a"):
-        find(record, "lda")
+    record, folder = _record(RIGHT), Path("runs/one")
+    with pytest.raises(UnknownNameError, match=r"of 'runs/one'.* Did you mean 'mata'"):
+        find(record, "mtaa", folder)
+    several = r"'lda' fits several systems of 'runs/one'\. Choose one of: lda@a"
+    with pytest.raises(SettingsError, match=several):
+        find(record, "lda", folder)
     with pytest.raises(UnknownNameError, match=r"Known: lda, \w+"):
-        find(record, "foo")
-    with pytest.raises(SettingsError, match="'mata@a' is no system of the run"):
-        find(record, "mata@a")
+        find(record, "foo", folder)
+    with pytest.raises(SettingsError, match="'mata@a' is no system of 'runs/one'"):
+        find(record, "mata@a", folder)
+    with pytest.raises(SettingsError, match=f"'lda' fits several systems of '{runs[0]}'"):
+        versus(runs[1], runs[0], ["lda"])
     with pytest.raises(SettingsError, match="at most two systems"):
         versus(runs[0], picked=["lda@a", "lda@b", "mata"])
+
+
+def test_a_system_is_not_compared_with_itself(runs):
+    twice = r"Expected two systems, got mata \(a\+b\) twice\. Pick another one with -s"
+    with pytest.raises(SettingsError, match=twice):
+        versus(runs[0], picked=["mata", "mata@b+a"])
+
+
+def test_two_runs_of_the_same_predictions_say_so(runs, tmp_path):
+    _record(RIGHT).to_parquet(tmp_path / "predictions.parquet")
+    for other in (runs[0], tmp_path):
+        found = versus(runs[0], other, ["mata"])
+        assert f"Note: {SAME_RECORD}." in found.text()
+        assert found.pairs[0].caution.startswith(SAME_RECORD)
+    assert f"Note: {SAME_RECORD}." in versus(runs[0], tmp_path).text()
+    assert SAME_RECORD not in versus(*runs).text()
+
+
+def test_an_unfinished_run_is_told_how_to_finish(tmp_path):
+    with pytest.raises(UnfinishedRunError) as told:
+        versus(tmp_path)
+    assert str(told.value) == (
+        f"'{tmp_path}' is not a finished run: it lacks predictions.parquet. "
+        f"Finish it: nver evaluate CORPUS -e ENCODER --out {tmp_path}"
+    )
+
+
+def test_a_table_whose_p_and_intervals_differ_says_that_it_takes_both(runs):
+    found = versus(runs[0])
+    both = "It takes both to tell two apart: a corrected p of at most 0.05, and an interval"
+    agreeing = replace(found, pairs=tuple(pair for pair in found.pairs if not pair.at_odds))
+    assert both not in " ".join(agreeing.text().split())
+    odd = replace(found.pairs[0], p_corrected=0.06)
+    told = replace(found, pairs=(odd, *found.pairs[1:])).text()
+    assert both in " ".join(told.split())
 
 
 def test_a_run_of_one_system_has_nothing_to_compare(tmp_path):

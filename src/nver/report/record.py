@@ -21,7 +21,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nver.errors import NverError
+from nver.errors import NverError, UnfinishedRunError
 from nver.metrics import Confusion, confusion
 from nver.report.tables import SystemScore, ranked
 
@@ -256,10 +256,7 @@ def read_record(folder: Path) -> RunRecord:
         )
     missing = [name for name in NEEDED if not (folder / name).is_file()]
     if missing:
-        raise NverError(
-            f"'{folder}' is not a finished run: it lacks {', '.join(missing)}. "
-            f"Finish it: nver evaluate CORPUS -e ENCODER --out {folder}"
-        )
+        raise UnfinishedRunError(folder, missing)
     scores = _json(folder / SCORES, SCORES_LAYOUT)
     systems = _systems(folder / SCORES, scores)
     predictions = _table(folder / PREDICTIONS, PREDICTION_COLUMNS)

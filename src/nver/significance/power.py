@@ -8,12 +8,19 @@ from nver.errors import EvaluationError
 
 
 def detectable_difference(
-    error: float, clusters: int, *, alpha: float = 0.05, power: float = 0.8
+    error: float,
+    clusters: int,
+    *,
+    alpha: float = 0.05,
+    power: float = 0.8,
+    half_width: float = 0.0,
 ) -> float:
     """Return the smallest true difference that a two-sided test finds with probability `power`.
 
     ``(t_{1 - alpha/2} + t_{power}) * error`` with clusters - 1 degrees of freedom (Bloom 1995,
     Minimum detectable effects, Evaluation Review 19): about 2.8 standard errors for .05 and 80 %.
+    Where an interval must leave out zero as well, half of its width takes the place of
+    ``t_{1 - alpha/2} * error`` if it is larger.
 
     Parameters
     ----------
@@ -23,6 +30,8 @@ def detectable_difference(
         Number of independent units. NaN is returned for fewer than two.
     alpha, power : float
         In (0, 1).
+    half_width : float
+        Half the width of the interval that must leave out zero; 0 where the test alone decides.
 
     Raises
     ------
@@ -40,5 +49,6 @@ def detectable_difference(
         raise EvaluationError(f"Expected alpha and power between 0 and 1, got {alpha} and {power}.")
     if clusters < 2 or math.isnan(error):
         return math.nan
-    quantiles = stdtrit(clusters - 1, 1.0 - alpha / 2.0) + stdtrit(clusters - 1, power)
-    return float(quantiles) * error
+    found = float(stdtrit(clusters - 1, power))
+    by_test = (float(stdtrit(clusters - 1, 1.0 - alpha / 2.0)) + found) * error
+    return max(by_test, half_width + found * error)

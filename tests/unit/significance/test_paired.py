@@ -193,6 +193,14 @@ def test_the_detectable_difference_has_the_power_that_it_says():
     assert math.isnan(detectable_difference(0.1, 1))
 
 
+def test_the_detectable_difference_leaves_zero_out_of_a_wide_interval_in_four_of_five_cases():
+    delta = detectable_difference(0.05, 30, half_width=0.142)
+    estimates = delta + 0.05 * np.random.default_rng(0).standard_t(29, 100_000)
+    assert np.mean(estimates - 0.142 > 0) == pytest.approx(0.8, abs=0.005)
+    narrow = detectable_difference(0.05, 30)
+    assert detectable_difference(0.05, 30, half_width=0.05) == narrow < delta
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
