@@ -142,6 +142,7 @@ def versus(folder: Path, other: Path | None = None, picked: Sequence[str] = ()) 
 def _of_two(
     first: Predictions, folder: Path, second: Predictions, other: Path, picked: Sequence[str]
 ) -> tuple[Comparison, ...]:
+    pairs: tuple[Comparison, ...]
     if picked:
         one, two = find(first, picked[0], folder), find(second, picked[-1], other)
         pairs = (compare(first, one, second, two),)
