@@ -19,8 +19,8 @@ from nver.training import TrainingSettings, batches, train_members
 MEMBERS = """Members of one shape, trained at once and, the first ten, one after the other: dense
 branches, 768 + 1,024 dimensions, about 700 clips each (every member another number of them),
 batches of 32, the default recipe, two epochs, medians of three wall times with all that comes
-before the first step and after the last. The last column is the largest difference between the probabilities that a
-member gives at once and alone."""
+before the first step and after the last. The last column is the largest difference between the
+probabilities that a member gives at once and alone."""
 CLIPS = """Five members (folds) at once, dense branches, one epoch, by the number of clips that
 each is trained on: wall milliseconds per step of one member. A step has 32 clips; what grows
 with the number of clips is the table of inputs."""
