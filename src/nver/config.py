@@ -52,6 +52,12 @@ class EncoderChoice:
             options[name_of] = value.strip() if text_only else _number(value.strip())
         return cls(name.strip(), checkpoint or None, options)
 
+    def __str__(self) -> str:
+        """Return the text that `parse` reads it from."""
+        checkpoint = f"={self.checkpoint}" if self.checkpoint else ""
+        options = (f",{name}={value}" for name, value in self.options.items())
+        return f"{self.name}{checkpoint}{''.join(options)}"
+
     def load(self) -> Encoder:
         """Build the encoder.
 

@@ -6,7 +6,8 @@ where one class occurs this is that class's recall, and says so. Groups that lac
 other classes than the rest: read their score with ``n_classes``.
 
 With many groups some are low by chance. The sentences therefore name the lowest group with its
-interval, say so where it rests on few clusters, and count how many groups were looked at.
+interval, pass over groups of next to no clips or speakers, say so where it rests on few clusters,
+and count how many groups were looked at.
 """
 
 from __future__ import annotations
@@ -28,10 +29,13 @@ from nver.significance import FEW, Interval, cluster_bootstraps, plural
 MOST = 12
 """A fact with more values than this is no division into groups; numbers are divided into bands."""
 
-STEPS = 5
-"""Numbers that are not whole, with more values than this, are measured: divided into bands."""
+MEASURED = ("seconds",)
+"""Numbers that are always divided into bands, as all are that are not whole."""
 
 BANDS = 4
+
+ENOUGH_CLIPS, ENOUGH_CLUSTERS = 10, 3
+"""A group of fewer clips or speakers stands in the table, and is not named lowest or highest."""
 
 OWN = ("clip", "file", "path", "label", "speaker")
 """Columns of clips.parquet that are no facts."""
@@ -98,8 +102,9 @@ def disaggregated(
         The record.
     clips : DataFrame or None
         Facts of the clips, a row each: ``file`` and any columns. Those with 2 to `MOST` values
-        divide the clips into groups; numbers with more values are divided into `BANDS` bands of
-        about as many clips, the ``seconds`` too. None: classes and speakers alone.
+        divide the clips into groups; measured numbers (`MEASURED`, and those that are not whole)
+        and ages with more values are divided into up to `BANDS` bands of about as many clips.
+        None: classes and speakers alone.
     resamples, seed, level
         Of `nver.significance.cluster_bootstraps`.
 
@@ -108,7 +113,7 @@ def disaggregated(
     list of dict
         One per system: ``name``, ``encoders``, ``by`` (fact -> groups, as `Group.to_dict` writes
         them, classes and speakers among the facts), ``worst`` (a sentence for each fact whose
-        groups differ) and ``caution``.
+        groups differ, of those with enough clips and speakers) and ``caution``.
     """
     answers = predictions.answers
     entries = predictions.entries
@@ -203,21 +208,29 @@ def _bands(name: str, values: pd.Series[Any]) -> pd.Series[Any] | None:
         return texts if few <= MOST else None
     known = np.unique(numbers.dropna())
     whole = bool((known == np.rint(known)).all())
-    if len(known) > (MOST if whole else STEPS):
+    if not whole or name in MEASURED:
+        return _quartiles(numbers)
+    if len(known) > MOST:
         # Many whole numbers are codes or counters, unless they are ages.
-        return None if whole and not AGE.search(name) else _quartiles(numbers)
+        return _quartiles(numbers) if AGE.search(name) else None
     order = [f"{value:g}" for value in known]
     texts = numbers.map(lambda value: f"{value:g}", na_action="ignore").astype(object)
     return texts.astype(pd.CategoricalDtype(order))
 
 
 def _quartiles(numbers: pd.Series[float]) -> pd.Series[Any] | None:
-    """Return `BANDS` bands of about as many clips, named after the least and greatest in them."""
+    """Return up to `BANDS` bands of about as many clips, named after their least and greatest.
+
+    None where there are not two bands, or where their names would be alike.
+    """
     ends = np.unique(np.nanquantile(numbers, np.linspace(0, 1, BANDS + 1)))
     places = np.searchsorted(ends[1:-1], numbers, side="left")
     known = numbers.notna().to_numpy()
     parts = [numbers[known & (places == place)] for place in range(len(ends) - 1)]
-    names = [f"{part.min():.3g} to {part.max():.3g}" for part in parts]
+    if not all(map(len, parts)):
+        return None
+    spans = [dict.fromkeys(f"{end:.3g}" for end in (part.min(), part.max())) for part in parts]
+    names = [" to ".join(span) for span in spans]
     if len(set(names)) < max(2, len(names)):
         return None
     named = np.array(names, dtype=object)[places]
@@ -240,7 +253,7 @@ def _names_labels(values: pd.Series[Any], labels: pd.Series[Any]) -> bool:
 
 def _worst(fact: str, groups: Sequence[Group]) -> str:
     """Return the lowest group in words; "" where there are not two that can be compared."""
-    scored = [group for group in groups if not math.isnan(group.score.value)]
+    scored = [group for group in groups if _enough(fact, group)]
     if len(scored) < 2:
         return ""
     low = min(scored, key=lambda group: group.score.value)
@@ -260,6 +273,12 @@ def _worst(fact: str, groups: Sequence[Group]) -> str:
         f"{_counted(low.n_clips, 'clip')}{whose}{few}; highest: {high.value}, "
         f"{100 * high.score.value:.1f} %."
     )
+
+
+def _enough(fact: str, group: Group) -> bool:
+    """Return whether a group may be named; a speaker is one speaker, and judged by the clips."""
+    clusters = fact == "speaker" or group.score.clusters >= ENOUGH_CLUSTERS
+    return clusters and group.n_clips >= ENOUGH_CLIPS and not math.isnan(group.score.value)
 
 
 def _counted(number: int, noun: str) -> str:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nver.config import Settings
+from nver.config import EncoderChoice, Settings
 from nver.corpora import Corpus, load_corpus
 from nver.encoders import Encoder
-from nver.errors import SettingsError
-from nver.extraction import Extraction, Failure, extract
+from nver.errors import EncoderError, SettingsError
+from nver.extraction import Extraction, Failure, blame, extract
 from nver.perturbation import choose
 from nver.progress import Progress
 from nver.shapes import Embeddings
@@ -67,7 +68,9 @@ def encode(settings: Settings, progress: Progress | None = None) -> Encoding:
 
     Raises
     ------
-    CorpusError, EncoderError, UnknownNameError, MissingExtraError, StoreError
+    CorpusError, UnknownNameError, MissingExtraError, StoreError
+    EncoderError
+        If an encoder cannot be built, or every clip that could be read fails in the same one.
     """
     corpus = load_corpus(
         settings.corpus, settings.root, subset=settings.subset, label_column=settings.label_column
@@ -78,7 +81,24 @@ def encode(settings: Settings, progress: Progress | None = None) -> Encoding:
             raise SettingsError(f"An encoder's name holds no '+', got '{name}'. Use alias=OTHER.")
     store = EmbeddingStore()
     extraction = extract(corpus, encoders, store, batch_size=settings.batch_size, progress=progress)
+    for choice, encoder in zip(settings.choices, encoders, strict=True):
+        _refuse_useless(choice, encoder.card.name, extraction)
     return Encoding(corpus, encoders, store, extraction)
+
+
+def _refuse_useless(choice: EncoderChoice, name: str, extraction: Extraction) -> None:
+    """Raise where an encoder fails on every clip: then it is to be mended, and not the clips."""
+    heard = [failure for failure in extraction.failures if failure.stage == "encode"]
+    theirs = blame(name)
+    if extraction.digests or not heard:
+        return
+    if all(failure.reason.startswith(theirs) for failure in heard):
+        first = heard[0]
+        raise EncoderError(
+            f"Encoder '{choice}' fails on every clip: {len(heard)} tried; the first, {first.file}: "
+            f"{first.reason.removeprefix(theirs).rstrip('.')}. Check it: "
+            f"nver encoders --check {shlex.quote(str(choice))}"
+        )
 
 
 def gather(encoding: Encoding) -> EmbeddingDataset:

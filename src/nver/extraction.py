@@ -341,7 +341,12 @@ def _batches(inputs: Mapping[str, np.ndarray], most: int) -> Iterator[dict[str, 
 def _reason(encoder: Encoder, error: Exception) -> str:
     """Return why an encoder refused a clip: nver's own sentences as they are."""
     kind = "" if isinstance(error, NverError) else f"{type(error).__name__}: "
-    return f"encoder '{encoder.card.name}': {kind}{error}"
+    return f"{blame(encoder.card.name)}{kind}{error}"
+
+
+def blame(encoder: str) -> str:
+    """Return how the reason of a clip that this encoder refused begins."""
+    return f"encoder '{encoder}': "
 
 
 def _summary(

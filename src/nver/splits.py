@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -202,21 +202,35 @@ def _speaker_parts(
     labels: np.ndarray, speakers: np.ndarray, k: int, seed: int
 ) -> Iterator[tuple[str, np.ndarray]]:
     names, groups = np.unique(speakers.astype(str), return_inverse=True)
-    if len(names) < k:
-        raise SplitError(
-            f"{k} speaker-independent folds need at least {k} speakers; this corpus has "
-            f"{len(names)} ({_first(names.tolist())}). Use --folds loso (one fold per speaker), "
-            f"or -k {len(names)}."
-        )
     spread = {label: len(set(groups[labels == label])) for label in np.unique(labels).tolist()}
     label, count = min(spread.items(), key=lambda item: item[1])
+    if len(names) < k:
+        instead = f"Use --folds loso (one fold per speaker), or -k {count}."
+        raise SplitError(
+            f"{k} speaker-independent folds need at least {k} speakers; this corpus has "
+            f"{len(names)} ({_first(names.tolist())}). {_of_one_speaker(spread) or instead}"
+        )
     if count < k:
+        instead = _instead(count, "use --folds loso", "leave the class out")
         raise SplitError(
             f"{k} speaker-independent folds need every class from at least {k} speakers; class "
-            f"'{label}' comes from {count}. "
-            f"{_instead(count, 'use --folds loso', 'leave the class out')}"
+            f"'{label}' comes from {count}. {_of_one_speaker(spread) or instead}"
         )
     yield from _grouped_parts(labels, groups, k, seed)
+
+
+def _of_one_speaker(spread: Mapping[str, int]) -> str:
+    """Return which classes no speaker-independent folds can judge, and what to do; "" for none."""
+    short = [f"'{label}'" for label, speakers in spread.items() if speakers < 2]
+    if not short:
+        return ""
+    those, it, its = f"Classes {_first(short)} have one speaker each", "them", "their"
+    if len(short) == 1:
+        those, it, its = f"Class {short[0]} has one speaker only", "it", "its"
+    return (
+        f"{those}, and no speaker-independent folds can judge {it}, --folds loso neither: leave "
+        f"{its} rows out."
+    )
 
 
 def _grouped_parts(

@@ -106,7 +106,41 @@ def test_measured_numbers_are_bands_however_few_they_are():
     clips["rating"] = (np.arange(len(clips)) % 3) / 2
     (system,) = disaggregated(predictions, clips)
     assert system["by"]["loudness"][0]["value"].startswith("-21.2 to ")
-    assert [group["value"] for group in system["by"]["rating"]] == ["0", "0.5", "1"]
+    assert [group["value"] for group in system["by"]["rating"]] == ["0 to 0.5", "1"]
+
+
+def test_seconds_are_bands_even_where_they_are_whole_or_few():
+    predictions = record()
+    clips = facts(predictions)
+    for values in ((1.0, 2.0, 3.0), (1.86, 1.97067, 1.96)):
+        clips["seconds"] = np.resize(values, len(clips))
+        (system,) = disaggregated(predictions, clips)
+        assert len(system["by"]["seconds"]) == 2
+        assert " to " in system["by"]["seconds"][0]["value"]
+    clips["seconds"] = np.where(np.arange(len(clips)) < 5, 1.97067, 1.86)
+    (system,) = disaggregated(predictions, clips)
+    assert "seconds" not in system["by"]
+
+
+@pytest.mark.parametrize("tiny", ["clips", "speakers"])
+def test_a_group_of_next_to_nothing_is_in_the_table_and_not_named(tiny):
+    predictions = record()
+    clips = facts(predictions)
+    tables = predictions.frame.copy()
+    # All wrong: 9 clips of 9 speakers, or 36 clips of 2.
+    number = clips["file"].str.removesuffix(".wav").astype(int)
+    odd = (number % 18 == 0) & (number < 162) if tiny == "clips" else number < 36
+    clips["room"] = np.where(odd, "tiny", clips["sex"])
+    lost = tables["file"].isin(clips["file"][odd])
+    wrong = np.roll(LABELS, 1)[[LABELS.index(one) for one in tables["label"]]]
+    tables["predicted"] = np.where(lost, wrong, tables["predicted"])
+    (system,) = disaggregated(Predictions(tables, LABELS, predictions.entries), clips)
+    (group,) = (group for group in system["by"]["room"] if group["value"] == "tiny")
+    assert group["score"] == 0
+    (sentence,) = (text for text in system["worst"] if text.startswith("Lowest by room"))
+    assert sentence.startswith("Lowest by room: female, ")
+    assert "highest: male" in sentence
+    assert any(text.startswith("Lowest by speaker") for text in system["worst"])
 
 
 def test_a_group_scores_what_scikit_learn_says(told):

@@ -78,10 +78,14 @@ def test_the_order_of_speakers_ids_as_numbers_or_text_does_not_matter():
 
 
 LABELS, SPEAKERS = corpus(speakers=4)
+SHORT = LABELS.copy()
+SHORT[:2], SHORT[2:4] = "rare", "scarce"
 UNKNOWN = SPEAKERS.copy()
 UNKNOWN[[3, 7]] = None
 RARE = LABELS.copy()
 RARE[:3] = "rare"
+PAIRED = RARE.copy()
+PAIRED[SPEAKERS[-1] == SPEAKERS] = "rare"
 
 
 @pytest.mark.parametrize(
@@ -135,7 +139,40 @@ RARE[:3] = "rare"
             {"k": 4},
             (
                 "4 speaker-independent folds need every class from at least 4 speakers; class "
-                "'rare' comes from 1. Use --folds loso, or leave the class out."
+                "'rare' comes from 1. Class 'rare' has one speaker only, and no "
+                "speaker-independent folds can judge it, --folds loso neither: leave its rows out."
+            ),
+        ),
+        (
+            "speaker",
+            SHORT,
+            SPEAKERS,
+            {},
+            (
+                "5 speaker-independent folds need at least 5 speakers; this corpus has 4 "
+                "(000, 001, 002, 003). Classes 'rare', 'scarce' have one speaker each, and no "
+                "speaker-independent folds can judge them, --folds loso neither: leave their rows "
+                "out."
+            ),
+        ),
+        (
+            "speaker",
+            PAIRED,
+            SPEAKERS,
+            {"k": 4},
+            (
+                "4 speaker-independent folds need every class from at least 4 speakers; class "
+                "'rare' comes from 2. Use -k 2, use --folds loso, or leave the class out."
+            ),
+        ),
+        (
+            "speaker",
+            PAIRED,
+            SPEAKERS,
+            {},
+            (
+                "5 speaker-independent folds need at least 5 speakers; this corpus has 4 "
+                "(000, 001, 002, 003). Use --folds loso (one fold per speaker), or -k 2."
             ),
         ),
         (

@@ -79,24 +79,36 @@ def _tuned(systems: Sequence[SystemScore], scores: Mapping[str, Any], entries: E
     top, found = _of_best(systems, entries)
     if top is None:
         return "Tuning: none of these systems has settings to choose."
-    chosen = [entry for entry in found if entry["chosen"]]
+    searched = [entry for entry in found if entry["chosen"]]
+    changed = [entry for entry in searched if not _kept(entry)]
     said = (
-        f"Tuning, {top.title}: settings were chosen in {len(chosen)} of "
+        f"Tuning, {top.title}: settings were chosen in {len(changed)} of "
         f"{counted(len(found), 'fold')}"
     )
-    if not chosen:
+    if not searched:
         return f"{said}; the training parts cannot be divided. It was trained as it is."
-    names = chosen[0]["chosen"]
-    spans = [_span(name, [number(entry["chosen"].get(name)) for entry in chosen]) for name in names]
+    if changed:
+        said += f" ({', '.join(_spans([entry['chosen'] for entry in changed]))})"
+    if kept := len(searched) - len(changed):
+        said += f"; in {kept} none of those tried was better than the untuned ones"
     said += (
-        f" ({', '.join(spans)}). Inside the training parts their UAR is {_mean(chosen, 'uar')} %, "
-        f"that of the untuned ones {_mean(chosen, 'default_uar')} %: both are optimistic, for the "
-        "settings were chosen by it."
+        f". Inside the training parts the UAR is {_mean(searched, 'uar')} %, that of the untuned "
+        f"settings {_mean(searched, 'default_uar')} %: both are optimistic, for the settings were "
+        "chosen by it."
     )
     entry = next(one for one in scores["systems"] if key(one) == top.key)
-    if (searched := number(entry.get("search_seconds"))) > 0:
-        said += f" Of its {duration(top.seconds)} the search took {duration(searched)}."
+    if (spent := number(entry.get("search_seconds"))) > 0:
+        said += f" Of its {duration(top.seconds)} the search took {duration(spent)}."
     return said
+
+
+def _kept(entry: Mapping[str, Any]) -> bool:
+    """Return whether a fold kept the untuned settings: they are tried first, and win a tie."""
+    return number(entry.get("uar")) == number(entry.get("default_uar"))
+
+
+def _spans(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    return [_span(name, [number(one.get(name)) for one in settings]) for name in settings[0]]
 
 
 def _of_best(

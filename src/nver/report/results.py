@@ -16,6 +16,7 @@ from nver.report.tables import (
     duration,
     far_below,
     groups,
+    level_with_best,
     percent,
     shared_encoders,
 )
@@ -77,10 +78,10 @@ def result_table(record: RunRecord, compared: Comparisons) -> list[tuple[str, li
     top, shared = best(record.systems), shared_encoders(record.systems)
     linear = best([system for system in record.systems if system.linear])
     end = axis(record)
-    beside = _beside(record)
+    beside, level = _beside(record), level_with_best(record.scores)
 
     def row(system: SystemScore) -> Row:
-        rival = far_below(system, record.systems)
+        rival = far_below(system, record.systems, level)
         others = beside.get((system.name, frozenset(system.encoders)), ("", "", ""))
         estimates = (system.uar, system.accuracy, system.macro_f1)
         verdict = compared.of(system)

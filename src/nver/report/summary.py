@@ -12,7 +12,7 @@ from nver.metrics import recalls
 from nver.report.citations import licences
 from nver.report.record import RunRecord
 from nver.report.statement import Statement, counted, listed
-from nver.report.tables import SystemScore, best, far_below, linear_rival, percent
+from nver.report.tables import SystemScore, best, far_below, level_with_best, linear_rival, percent
 from nver.report.verdicts import Comparisons, comparisons, key, number, p_text
 
 NAMED = 5
@@ -113,7 +113,8 @@ def _linear(record: RunRecord, compared: Comparisons) -> Statement | None:
     if top is not None:
         verdict = _difference(top, baseline, compared)
         text += f" The best network, {top.title}, {with_interval(top)}, is {verdict}"
-    below = [system for system in neural if far_below(system, systems)]
+    level = level_with_best(record.scores)
+    below = [system for system in neural if far_below(system, systems, level)]
     if not below:
         return Statement("Networks and linear baseline", text)
     text += (

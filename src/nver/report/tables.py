@@ -19,6 +19,9 @@ TRANSDUCTIVE = "-transductive"
 CHOOSING = "best-"
 """How the names of systems begin that take one of several encoders."""
 
+Key = tuple[str, str]
+"""System and encoders as the columns of predictions.parquet write them."""
+
 WIDTH = 100
 NAME_WIDTH = 26
 ENCODERS_WIDTH = 18
@@ -82,7 +85,7 @@ class SystemScore:
         return cls(str(entry["name"]), encoders, uar, accuracy, macro_f1, seconds, level)
 
     @property
-    def key(self) -> tuple[str, str]:
+    def key(self) -> Key:
         """System and encoders as the columns of predictions.parquet write them."""
         return self.name, "+".join(self.encoders)
 
@@ -150,12 +153,15 @@ def linear_rival(system: SystemScore, systems: Sequence[SystemScore]) -> SystemS
     return best([s for s in systems if s.linear and set(s.encoders) <= heard])
 
 
-def far_below(system: SystemScore, systems: Sequence[SystemScore]) -> SystemScore | None:
+def far_below(
+    system: SystemScore, systems: Sequence[SystemScore], level: Set[Key] = frozenset()
+) -> SystemScore | None:
     """Return the linear rival whose UAR lies above the whole interval of a system, or None.
 
-    Linear systems are never far below in this sense.
+    Linear systems are never far below in this sense, nor is one of `level`, the systems that the
+    paired test cannot tell from the best one: an interval overlooks that the clips are the same.
     """
-    if system.linear:
+    if system.linear or system.key in level:
         return None
     rival = linear_rival(system, systems)
     return rival if rival and system.uar.high < rival.uar.value else None
@@ -202,7 +208,7 @@ def text_table(scores: Mapping[str, Any]) -> str:
         One line per system: single encoders first, then fusions, each by falling UAR; then what the
         marks mean.
     """
-    systems, level = ranked(scores), _level(scores)
+    systems, level = ranked(scores), level_with_best(scores)
     blank = " " * (NAME_WIDTH + ENCODERS_WIDTH + 2)
     title = f"UAR % [{100 * systems[0].level:g} %]" if systems else "UAR %"
     lines = [f"{blank}{title:<20}{'accuracy %':>11}{'macro-F1 %':>11}{'time':>12}"]
@@ -228,18 +234,18 @@ def _row(name: str, system: SystemScore, *, encoders: bool) -> list[str]:
     return [line] if fits else [line, *textwrap.wrap(heard, WIDTH - 6, initial_indent=" " * 6)]
 
 
-def _marks(system: SystemScore, systems: Sequence[SystemScore], level: Set[tuple[str, str]]) -> str:
+def _marks(system: SystemScore, systems: Sequence[SystemScore], level: Set[Key]) -> str:
     marks = (
         ("=", system.key in level),
         ("*", system.linear),
         ("~", system.transductive),
-        ("!", far_below(system, systems)),
+        ("!", far_below(system, systems, level)),
     )
     joined = "".join(mark for mark, holds in marks if holds)
     return f" {joined}" if joined else ""
 
 
-def _level(scores: Mapping[str, Any]) -> frozenset[tuple[str, str]]:
+def level_with_best(scores: Mapping[str, Any]) -> frozenset[Key]:
     """Return the keys of the systems that the paired test cannot tell from the best one."""
     pairs = (scores.get("comparisons") or {}).get("pairs") or ()
     return frozenset(
@@ -250,8 +256,11 @@ def _level(scores: Mapping[str, Any]) -> frozenset[tuple[str, str]]:
 
 
 def _legend(scores: Mapping[str, Any], systems: Sequence[SystemScore]) -> list[str]:
-    lines = [f"Chance: UAR {percent(float(scores['chance_uar']))} %"]
-    if _level(scores):
+    lines, level = (
+        [f"Chance: UAR {percent(float(scores['chance_uar']))} %"],
+        level_with_best(scores),
+    )
+    if level:
         top = best(systems)
         whom = f", {top.title}" if top else ""
         lines += textwrap.wrap(
@@ -261,7 +270,7 @@ def _legend(scores: Mapping[str, Any], systems: Sequence[SystemScore]) -> list[s
         lines.append("* linear baseline")
     if any(system.transductive for system in systems):
         lines.append("~ transductive: its prediction for a clip depends on the other test clips")
-    if any(far_below(system, systems) for system in systems):
+    if any(far_below(system, systems, level) for system in systems):
         lines.append(
             "! its whole interval lies below the best linear baseline on the same encoders"
         )

@@ -7,9 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from nver.report.tables import Estimate, SystemScore
-
-Key = tuple[str, str]
+from nver.report.tables import Estimate, Key, SystemScore
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,11 @@ class Leaky(Level):
         return super().embed(inputs) + np.float32(max(map(len, inputs)))
 
 
+class Short(Level):
+    def embed(self, inputs):
+        return super().embed(inputs)[:, 1:]
+
+
 numbers = 3
 """
 
@@ -77,13 +82,48 @@ def test_the_command_line_checks_it(file: Path, capsys):
     assert "alone_as_in_batch" in failed
 
 
-def test_a_corpus_is_embedded_with_it(file: Path, tmp_path: Path, capsys):
+def noises(folder: Path) -> None:
+    """Write two clips, of two classes."""
     import soundfile
 
     for index, label in enumerate("ab"):
-        (tmp_path / label).mkdir()
+        (folder / label).mkdir()
         sound = np.random.default_rng(index).uniform(-0.5, 0.5, 16_000)
-        soundfile.write(tmp_path / label / "x.wav", sound, 16_000)
+        soundfile.write(folder / label / "x.wav", sound, 16_000)
+
+
+@pytest.mark.parametrize("command", ["embed", "evaluate"])
+def test_an_encoder_that_fails_on_every_clip_is_blamed_and_not_the_clips(
+    file: Path, tmp_path: Path, capsys, command: str
+):
+    noises(tmp_path)
+    (tmp_path / "b" / "y.wav").write_bytes(b"no sound")
+    out = ["--out", str(tmp_path / "run")] if command == "evaluate" else []
+    own = f"{file}:Short,columns=3"
+    argv = [command, str(tmp_path), "-e", "spectral", "-e", own, *out]
+    assert cli.main(argv) == cli.ERROR
+    said = capsys.readouterr().err
+    assert f"Encoder '{own}' fails on every clip: 2 tried; the first, a/x.wav: " in said
+    assert said.rstrip().endswith(f"Check it: nver encoders --check {own}")
+    assert "Mend these files" not in said
+
+
+def test_an_encoder_that_fails_on_some_clips_is_not_blamed(file: Path, tmp_path: Path, capsys):
+    noises(tmp_path)
+    text = file.read_text(encoding="utf-8").replace("[:, 1:]", "[:, int(len(inputs[0]) < 9_000):]")
+    file.write_text(text, encoding="utf-8")
+    import soundfile
+
+    soundfile.write(tmp_path / "b" / "short.wav", np.linspace(-0.5, 0.5, 8_000), 16_000)
+    assert (
+        cli.main(["embed", str(tmp_path), "-e", f"{file}:Short", "--json"]) == cli.SOME_CLIPS_FAILED
+    )
+    (failure,) = json.loads(capsys.readouterr().out)["failures"]
+    assert failure["file"] == "b/short.wav"
+
+
+def test_a_corpus_is_embedded_with_it(file: Path, tmp_path: Path, capsys):
+    noises(tmp_path)
     command = ["embed", str(tmp_path), "-e", f"{file}:Level,columns=3", "--json"]
     assert cli.main(command) == cli.DONE
     assert json.loads(capsys.readouterr().out)["encoded"] == 2

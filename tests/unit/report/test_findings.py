@@ -105,9 +105,22 @@ def test_tuning_names_the_settings_over_the_folds_and_the_time_of_the_search():
     told = scores() | {"systems": [FCN, LDA, CONCAT, mata]}
     assert joined(told, asked([*tuning, choice(MATA, "2", None)], tune=8)) == (
         "Tuning, mata (a + b): settings were chosen in 2 of 3 folds (learning rate 0.0005 to "
-        "0.002, width 1). Inside the training parts their UAR is 55.0 %, that of the untuned ones "
-        "40.0 %: both are optimistic, for the settings were chosen by it. Of its 1 min 30 s the "
-        "search took 1 min 0 s."
+        "0.002, width 1). Inside the training parts the UAR is 55.0 %, that of the untuned "
+        "settings 40.0 %: both are optimistic, for the settings were chosen by it. Of its 1 min "
+        "30 s the search took 1 min 0 s."
+    )
+
+
+def test_a_fold_that_kept_the_untuned_settings_has_chosen_none():
+    tuning = [choice(MATA, "0", 0.002, 0.6), choice(MATA, "1", 0.0005, 0.4)]
+    assert joined(scores(), asked(tuning, tune=8)).startswith(
+        "Tuning, mata (a + b): settings were chosen in 1 of 2 folds (learning rate 0.002, width "
+        "1); in 1 none of those tried was better than the untuned ones. Inside the training parts "
+        "the UAR is 50.0 %, that of the untuned settings 40.0 %"
+    )
+    assert joined(scores(), asked(tuning[1:], tune=8)).startswith(
+        "Tuning, mata (a + b): settings were chosen in 0 of 1 fold; in 1 none of those tried was "
+        "better than the untuned ones. Inside"
     )
 
 

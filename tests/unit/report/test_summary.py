@@ -325,3 +325,16 @@ def test_licences_that_forbid_commerce(licence, restricted):
 
 def test_names_are_listed_as_prose():
     assert listed(["a", "b"]) == "a and b"
+
+
+@pytest.mark.parametrize("distinguishable", [False, True])
+def test_what_cannot_be_told_from_the_best_is_not_called_far_below(fake, points, distinguishable):
+    fake.systems[3]["uar"] = estimate(0.5, 0.45, 0.55)
+    pair = {"name": "mata", "encoders": ["spectral", "prosodic"], "difference": 0.14}
+    fake.scores["comparisons"] = {
+        "reference": {"name": "concat-lda", "encoders": ["spectral", "prosodic"]},
+        "pairs": [pair | {"distinguishable": distinguishable}],
+    }
+    point = points(fake)["Networks and linear baseline"]
+    assert ("Far below" in point.text) is distinguishable
+    assert point.alarm is distinguishable

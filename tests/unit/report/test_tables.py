@@ -9,6 +9,7 @@ from nver.report.tables import (
     duration,
     far_below,
     groups,
+    level_with_best,
     linear_rival,
     percent,
     ranked,
@@ -116,6 +117,17 @@ def test_far_below_means_that_the_whole_interval_is_under_the_linear_value():
     systems = ranked(ALL)
     below = [system.key for system in systems if far_below(system, systems)]
     assert below == [("fcn", "a")]
+
+
+@pytest.mark.parametrize("distinguishable", [False, True])
+def test_what_cannot_be_told_from_the_best_is_not_far_below(distinguishable):
+    pair = {"name": "fcn", "encoders": ["a"], "distinguishable": distinguishable}
+    told = scores(FCN, LDA) | {"comparisons": {"pairs": [pair]}}
+    text, systems = text_table(told), ranked(told)
+    assert ("fcn !" in text, "fcn =" in text) == (distinguishable, not distinguishable)
+    assert ("! its whole interval" in text) is distinguishable
+    rival = far_below(named(systems, "fcn", ("a",)), systems, level_with_best(told))
+    assert (rival is not None) is distinguishable
 
 
 def test_a_network_at_the_linear_value_is_not_far_below():
