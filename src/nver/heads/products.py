@@ -3,7 +3,7 @@
 On a CPU these are torch's. On a GPU the libraries choose how a product is cut up by the number of
 members, so that a member's last digits, and after some epochs its answers, would depend on how many
 are trained beside it: on how much memory was free. Here the cut depends on the sizes of one
-member's matrices alone, and every sum is taken in one order.
+member's matrices alone.
 
 The program multiplies in float32 and sums one product after the other, so that not even the layout
 of the matrices in memory, which torch chooses differently for a single member, changes a digit.
@@ -34,7 +34,7 @@ except ImportError:
 ROWS, COLUMNS, DEPTH = 64, 32, 32
 """Of a tile of the outcome, and of the step in which it is summed up."""
 PART = 1024
-"""Longer sums are cut into parts of this length, summed side by side, and added up in order."""
+"""Longer sums are cut into parts of this length, each summed by itself, then added up by torch."""
 
 
 def multiply(
