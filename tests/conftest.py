@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -29,6 +32,24 @@ def nver_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("NVER_HOME", str(folder))
     monkeypatch.delenv("NVER_WEIGHTS", raising=False)
     return folder
+
+
+@pytest.fixture
+def in_tritons_interpreter() -> Callable[[Callable[[], None]], None]:
+    """Return what passes if a test does where Triton's programs are interpreted on a CPU.
+
+    The test runs in a process of its own: Triton looks at the variable when it is imported.
+    """
+    pytest.importorskip("triton")
+
+    def run(test: Callable[[], None]) -> None:
+        name = f"{test.__code__.co_filename}::{test.__name__}"
+        command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", name]
+        environment = {**os.environ, "TRITON_INTERPRET": "1"}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert "1 passed" in done.stdout, done.stdout + done.stderr
+
+    return run
 
 
 @pytest.fixture(scope="session")

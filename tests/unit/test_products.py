@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -64,11 +62,5 @@ def test_the_program_is_the_product():
 
 
 @pytest.mark.slow
-def test_the_program_is_the_product_in_tritons_interpreter():
-    """In a process of its own: Triton looks at the variable when it is imported."""
-    pytest.importorskip("triton")
-    name = f"{__file__}::{test_the_program_is_the_product.__name__}"
-    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", name]
-    environment = {**os.environ, "TRITON_INTERPRET": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert "1 passed" in done.stdout, done.stdout + done.stderr
+def test_the_program_is_the_product_in_tritons_interpreter(in_tritons_interpreter):
+    in_tritons_interpreter(test_the_program_is_the_product)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import importlib
 import logging
 import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -92,14 +90,8 @@ def test_gpu_programs_are_the_reference():
 
 
 @pytest.mark.slow
-def test_gpu_programs_are_the_reference_in_tritons_interpreter():
-    """In a process of its own: Triton looks at the variable when it is imported."""
-    pytest.importorskip("triton")
-    name = f"{__file__}::{test_gpu_programs_are_the_reference.__name__}"
-    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", name]
-    environment = {**os.environ, "TRITON_INTERPRET": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert "1 passed" in done.stdout, done.stdout + done.stderr
+def test_gpu_programs_are_the_reference_in_tritons_interpreter(in_tritons_interpreter):
+    in_tritons_interpreter(test_gpu_programs_are_the_reference)
 
 
 def test_the_adjoint_is_that_of_automatic_differentiation():

@@ -60,25 +60,18 @@ def confidence_set(
 
     Parameters
     ----------
-    systems : sequence of array [clusters, ..., classes, classes]
-        Counts of each system, of the same clips. Axes between are seeds, whose mean is compared;
-        their numbers may differ.
-    metric : Metric
-        The score; one that is linear in the hits (`Metric.linear`).
+    systems, metric, n, seed
+        As in `step_down`.
     reference : int
         Place of the system with which the others are compared.
     rivals : bool [systems]
         Those of which the reference would have been another, had they scored higher. None of them
         for a reference that was named beforehand; then only the number of systems is corrected for.
-    n : int
-        Random ways of swapping, from 1. All ways are tried instead where they are no more.
-    seed : int
-        Of the generator; the same seed gives the same p.
 
     Raises
     ------
     EvaluationError
-        If the systems are not of the same clips, the score is not linear, or `n` is below 1.
+        As in `step_down`.
 
     Notes
     -----
