@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from nver.answers import Answers, Key
+from nver.answers import Answers, Key, SystemAnswers
 from nver.errors import EvaluationError
 from nver.predictions import Predictions, SystemEntry
 from nver.significance import Unit
@@ -83,17 +83,34 @@ def _joined(
     order: np.ndarray,
 ) -> Answers:
     """Return the clips of the first with one system of each, under new names."""
-    places = np.array([answers.labels.index(label) for label in theirs.labels], dtype=np.int16)
-    given = theirs.systems[taken[1]].given[:, order]
-    given = np.where(given >= 0, places[given], np.int16(-1)).astype(np.int16)
+    # Sums of the same numbers in another order differ: not by which record is named first.
+    labels = answers.labels
+    if labels != theirs.labels:
+        labels = tuple(sorted(labels))
     systems = {
-        keys[0]: answers.systems[taken[0]],
-        keys[1]: replace(theirs.systems[taken[1]], given=given),
+        keys[0]: _relabelled(answers, taken[0], labels, np.arange(len(order))),
+        keys[1]: _relabelled(theirs, taken[1], labels, order),
     }
+    truth = _places(answers, labels)[answers.truth]
+    answers = replace(answers, labels=labels, truth=truth)
     if _KNOWN.index(answers.unit) >= _KNOWN.index(theirs.unit):
         return replace(answers, systems=systems)
     clips = answers.clips.assign(speaker=theirs.clips["speaker"].to_numpy()[order])
     return replace(answers, systems=systems, clips=clips, cluster=theirs.cluster[order])
+
+
+def _relabelled(
+    answers: Answers, key: Key, labels: Sequence[str], order: np.ndarray
+) -> SystemAnswers:
+    """Return the answers of a system for the clips in this order and the labels in theirs."""
+    given = answers.systems[key].given[:, order]
+    places = _places(answers, labels).astype(np.int16)
+    given = np.where(given >= 0, places[given], np.int16(-1)).astype(np.int16)
+    return replace(answers.systems[key], given=given)
+
+
+def _places(answers: Answers, labels: Sequence[str]) -> np.ndarray:
+    return np.array([labels.index(label) for label in answers.labels], dtype=np.int64)
 
 
 def _matched(clips: pd.DataFrame, others: pd.DataFrame) -> np.ndarray:

@@ -84,3 +84,21 @@ def test_more_tests_never_help_and_their_order_does_not_matter(some, more, chanc
     order = chance.sample(range(4), 4)
     turned = [told[place][:: chance.choice((1, -1))] for place in order]
     np.testing.assert_allclose(step_down(systems, metric, turned), found[order], atol=1e-12)
+
+
+@pytest.mark.parametrize("clusters", [40, 4000])  # of as many kinds, and of few
+def test_random_swaps_do_not_hang_on_the_order_of_the_systems(clusters):
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 3, clusters)
+    systems = [np.zeros((clusters, seeds, 3, 3), dtype=np.int64) for seeds in (1, 3, 2, 3)]
+    for place, system in enumerate(systems):
+        for seed in range(system.shape[1]):
+            right = rng.random(clusters) < 0.6 + 0.01 * place
+            answer = np.where(right, truth, rng.integers(0, 3, clusters))
+            system[np.arange(clusters), seed, truth, answer] = 1
+    pairs, order = [(0, 1), (1, 2), (3, 0)], [2, 0, 3, 1]
+    moved = [systems[place] for place in order]
+    renamed = [(order.index(two), order.index(one)) for one, two in pairs]
+    found = step_down(systems, METRICS["uar"], pairs, n=999)
+    assert (found < 1).any()
+    assert step_down(moved, METRICS["uar"], renamed, n=999).tolist() == found.tolist()

@@ -134,7 +134,8 @@ def test_two_records_of_the_same_clips_in_another_order():
     expected = compare(same, entries[0], same, entries[1], effort=QUICK)
     for second in (other, shuffled, relabelled):
         found = compare(predictions, entries[0], second, second.entries[0], effort=QUICK)
-        assert found.outcome() == expected.outcome()
+        assert found.outcome() == pytest.approx(expected.outcome(), abs=1e-12)
+        assert found.test.p == expected.test.p
         assert found.sentence().startswith("mata (a+b) of the first run is ")
         assert " above mata (a+b) of the second (95 % interval" in found.sentence()
         assert found.caution == ONE_SEED
@@ -410,3 +411,24 @@ def test_equal_scores_are_called_the_same():
     one, _ = predictions.entries
     found = compare(predictions, one, predictions, one, effort=QUICK)
     assert "have the same UAR (95 % interval 0.0 to 0.0" in found.sentence()
+
+
+@pytest.mark.parametrize("names", [True, False])  # with and without clusters that are alike
+def test_which_record_is_named_first_only_turns_the_sign(names):
+    before = record({"a": 0.58, "b": 0.55, "c": 0.5}, names=names, seeds=(0, 1), draw=3)
+    after = record({"d": 0.5, "a": 0.55, "b": 0.62}, names=names, seeds=(0, 1, 2), draw=4)
+    moved = after.frame.sample(frac=1, random_state=0).reset_index(drop=True)
+    after = replace(after, frame=moved, labels=LABELS[::-1])
+    couples = [
+        (best(before), best(after)),
+        *zip(before.entries[:2], after.entries[1:], strict=True),
+    ]
+    turned = [couple[::-1] for couple in (couples[0], *couples[:0:-1])]
+    found = between(before, after, couples, effort=QUICK)
+    mirrored = between(after, before, turned, effort=QUICK)
+    for one, other in zip(found, (mirrored[0], *mirrored[:0:-1]), strict=True):
+        assert 0.001 < one.test.p < 1
+        assert other.test == replace(one.test, difference=-one.test.difference)
+        assert other.p_corrected == one.p_corrected
+        ends = (-other.difference.high, -other.difference.low)
+        assert ends == pytest.approx((one.difference.low, one.difference.high), abs=1e-12)

@@ -86,7 +86,7 @@ def confidence_set(
     >>> found.p.tolist()
     [1.0, 0.0078125, 1.0]
     """
-    found = swapped(systems, metric, origin=reference, n=n, seed=seed)
+    found = swapped(systems, metric, n=n, seed=seed)
     if found is None:
         return ConfidenceSet(reference, np.full(len(systems), math.nan), 0, exact=False)
     places = np.arange(len(systems))

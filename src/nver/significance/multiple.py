@@ -34,7 +34,7 @@ _ROUNDING = 1e-10  # sums of the same numbers in another order differ by less
 
 @dataclass(frozen=True, eq=False)
 class Swapped:
-    """The scores of several systems, seen and swapped in many ways, each less that of the origin.
+    """The scores of several systems, seen and swapped in many ways, each less that of one of them.
 
     Parameters
     ----------
@@ -82,30 +82,35 @@ def swapped(
     systems: Sequence[Num[np.ndarray, "..."]],
     metric: Metric,
     *,
-    origin: int = 0,
     n: int = 9999,
     seed: int = 0,
 ) -> Swapped | None:
     """Swap the answers of several systems, cluster by cluster; None where a score is undefined.
 
-    Arguments and errors are those of `step_down`; the origin is the place of one system.
+    Arguments and errors are those of `step_down`. The order of the systems does not matter, for the
+    random ways either.
     """
     if n < 1:
         raise EvaluationError(f"Expected at least one random way of swapping, got {n}.")
     if not metric.linear:
         raise EvaluationError(f"Expected a score that is linear in the hits, got {metric.title}.")
     for other in systems:
-        check_paired(systems[origin], other)
+        check_paired(systems[0], other)
     found = [hits_and_weights(counts, metric) for counts in systems]
-    weights = found[origin][1]
-    hits = np.stack([each.mean(axis=1) for each, _ in found], axis=1)
-    rows = (hits - hits[:, [origin]]) @ weights  # [clusters, systems]
+    weights = found[0][1]
+    each = [hits.mean(axis=1) for hits, _ in found]
+    # Which way a random sign turns a cluster hangs on the columns: they stand by their contents.
+    order = sorted(range(len(each)), key=lambda place: each[place].tobytes())
+    hits = np.stack([each[place] for place in order], axis=1)
+    rows = (hits - hits[:, :1]) @ weights  # [clusters, systems]
     rows = rows[np.any(rows != 0, axis=1)]
     if np.isnan(rows).any():
         return None
     sums, exact = signed_sums(rows, n, np.random.default_rng(seed))
-    luck = _luck([each @ weights for each, _ in found])
-    return Swapped(rows.sum(axis=0), np.ascontiguousarray(sums.T), _errors(rows), luck, exact)
+    luck = _luck([hits @ weights for hits, _ in found])
+    back = np.argsort(order)
+    errors = _errors(rows)[np.ix_(back, back)]
+    return Swapped(rows.sum(axis=0)[back], sums.T[back], errors, luck, exact)
 
 
 def step_down(
