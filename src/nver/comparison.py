@@ -297,6 +297,7 @@ def _corrected(
             pair,
             # Of other random swaps: without the maximum it could lie a little below p itself.
             p_corrected=float(np.maximum(each, pair.test.p)),
+            correction=STEP_DOWN,
             caution="; ".join(filter(None, (pair.caution, caution))),
         )
         for pair, each in zip(pairs, p, strict=True)

@@ -47,6 +47,8 @@ class Comparison:
         What to know before trusting it; "" if nothing.
     least_p : float
         The smallest p that so few clusters and swaps allow, however many the tests.
+    correction : str
+        How `p_corrected` was corrected; "" where it is p itself.
     """
 
     first: SystemEntry
@@ -62,6 +64,7 @@ class Comparison:
     alpha: float
     caution: str
     least_p: float = 0.0
+    correction: str = ""
 
     @property
     def distinguishable(self) -> bool:
@@ -112,6 +115,7 @@ class Comparison:
             **sides,
             "metric": self.metric,
             **self.outcome(),
+            "correction": self.correction or None,
             "exact": self.test.exact,
             "alpha": self.alpha,
             "unit": self.difference.unit,
@@ -153,7 +157,8 @@ class Comparison:
             told = f"{one} and {other} have the same {title}"
         level = round(difference.level * 100)
         ends = f"{level} % interval {_points(low)} to {_points(high)}"
-        said = f"{told} ({ends}, p = {_p(self.p_corrected)})"
+        name = "corrected p" if self.correction else "p"
+        said = f"{told} ({ends}, {name} {_compared(p_text(self.p_corrected, self.alpha))})"
         if self.distinguishable:
             return f"{said}: the two are distinguishable."
         why = f" ({self.at_odds})" if self.at_odds else ""
@@ -172,8 +177,32 @@ def _points(value: float) -> str:
     return f"{round(value, 1) + 0.0:.1f}"  # + 0.0 makes -0.0 plain
 
 
-def _p(value: float) -> str:
-    return f"{value:.4f}" if value < 0.01 else f"{value:.2f}"
+def p_text(p: float, alpha: float) -> str:
+    """Return a p-value, with as many decimals as show on which side of `alpha` it lies.
+
+    >>> [p_text(p, 0.05) for p in (0.00003, 0.0034, 0.0481, 0.0502, 0.049996, 0.05, 0.31)]
+    ['< 0.0001', '0.0034', '0.048', '0.0502', '0.049996', '0.05', '0.31']
+    """
+    if math.isnan(p):
+        return "-"
+    if p < 0.0001:
+        return "< 0.0001"
+    return f"{p:.{decimals(p, alpha, 4 if p < 0.01 else 2)}f}"
+
+
+def decimals(p: float, alpha: float, least: int) -> int:
+    """Return how many decimals of a p-value show on which side of `alpha` it lies."""
+    while least < 17 and _side(round(p, least), alpha) != _side(p, alpha):
+        least += 1
+    return least
+
+
+def _side(p: float, alpha: float) -> int:
+    return (p > alpha) - (p < alpha)
+
+
+def _compared(text: str) -> str:
+    return text if text.startswith("<") else f"= {text}"
 
 
 def _plain(value: float) -> float | None:

@@ -19,7 +19,7 @@ from nver.errors import SettingsError, UnfinishedRunError
 from nver.metrics import METRICS
 from nver.predictions import Predictions, SystemEntry
 from nver.registry import unknown
-from nver.verdict import Comparison
+from nver.verdict import Comparison, p_text
 
 WIDTH = 100
 NAME_WIDTH = 46
@@ -46,7 +46,7 @@ class Versus:
         """Return everything as plain JSON values."""
         return {
             "runs": [str(folder) for folder in self.folders],
-            "correction": STEP_DOWN if len(self.pairs) > 1 else None,
+            "correction": next((pair.correction for pair in self.pairs if pair.correction), None),
             "pairs": [pair.to_dict() for pair in self.pairs],
         }
 
@@ -219,9 +219,8 @@ def _row(pair: Comparison, *, named: bool) -> list[str]:
     if not math.isnan(difference.low):
         ends = f" [{_signed(difference.low)}, {_signed(difference.high)}]"
     told = f"{_signed(difference.value)}{ends}"
-    figures = (
-        f"{_percent(pair.scores[1]):>6}{told:>25}{_p(pair.test.p):>8}{_p(pair.p_corrected):>10}"
-    )
+    p, corrected = (p_text(each, pair.alpha) for each in (pair.test.p, pair.p_corrected))
+    figures = f"{_percent(pair.scores[1]):>6}{told:>25}{p:>8}{corrected:>10}"
     name = _called(pair.second)
     if named:
         other = "the same" if name == _called(pair.first) else name
@@ -257,7 +256,3 @@ def _signed(value: float) -> str:
     """Return a difference in points; what rounds to zero has no sign."""
     points = round(100 * value, 1)
     return f"{points:+.1f}" if points else "0.0"
-
-
-def _p(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.4f}" if value < 0.01 else f"{value:.2f}"

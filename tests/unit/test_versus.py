@@ -133,6 +133,26 @@ def test_a_difference_that_rounds_to_zero_has_no_sign(value, text):
     assert _signed(value) == text
 
 
+def test_a_lone_pair_says_whether_its_p_was_corrected(runs, tmp_path):
+    _record({("mata", "a+b"): 0.88}, seed=1).to_parquet(tmp_path / "predictions.parquet")
+    chosen, picked = versus(runs[0], tmp_path), versus(runs[0], tmp_path, ["mata"])
+    for found, correction in ((chosen, STEP_DOWN), (picked, None)):
+        found = replace(found, pairs=found.pairs[:1])
+        told = found.to_dict()
+        assert (told["correction"], told["pairs"][0]["correction"]) == (correction, correction)
+        assert ("corrected p = " in " ".join(found.text().split())) == (correction is not None)
+
+
+def test_a_p_beside_its_threshold_is_printed_to_the_side_of_it(runs):
+    found = versus(runs[0])
+    close = [replace(found.pairs[0], p_corrected=p) for p in (0.0502, 0.0481, 0.00004)]
+    table = replace(found, pairs=tuple(close)).text()
+    for pair, text in zip(close, ("0.0502", "0.048", "< 0.0001"), strict=True):
+        assert f" {text}\n" in table
+        said = text if text.startswith("<") else f"= {text}"
+        assert f", corrected p {said})" in pair.sentence()
+
+
 def test_runs_of_other_clips_are_refused(runs, tmp_path):
     _record(RIGHT, clips=120).to_parquet(tmp_path / "predictions.parquet")
     with pytest.raises(EvaluationError):

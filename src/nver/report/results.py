@@ -147,9 +147,9 @@ def pairs(record: RunRecord, compared: Comparisons) -> list[Pair]:
                 signed(-gap.value),
                 f"{signed(-gap.high)} to {signed(-gap.low)}",
                 _effect(-verdict.effect),
-                p_text(verdict.p),
-                p_text(verdict.p_corrected),
-                "" if math.isnan(verdict.mcnemar) else p_text(verdict.mcnemar),
+                p_text(verdict.p, compared.alpha),
+                p_text(verdict.p_corrected, compared.alpha),
+                "" if math.isnan(verdict.mcnemar) else p_text(verdict.mcnemar, compared.alpha),
                 not verdict.distinguishable,
             )
         )

@@ -155,10 +155,10 @@ def _difference(one: SystemScore, other: SystemScore, compared: Comparisons, it:
     if points == 0:
         where = f"level with {it}"
     if verdict := compared.between(one, other):
-        p = p_text(verdict.p_corrected)
+        p = p_text(verdict.p_corrected, compared.alpha)
         if verdict.distinguishable:
             return f"{where}; the paired test finds a difference (corrected p {p})."
-        if verdict.p_corrected <= number(compared.told.get("alpha")):
+        if verdict.p_corrected <= compared.alpha:
             return (
                 f"{where}; the paired test finds a difference (corrected p {p}), but its interval, "
                 "which allows for other trainings, holds zero: they cannot be told apart."

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nver.report.tables import Estimate, Key, SystemScore
+from nver.verdict import decimals
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,11 @@ class Comparisons:
         return str(self.told.get(name) or "")
 
     @property
+    def alpha(self) -> float:
+        """The error rate of the tests; 0.05 where the run does not say."""
+        return float(self.told.get("alpha") or 0.05)
+
+    @property
     def effect_name(self) -> str:
         """What the effect sizes are; one of single clips stands where McNemar's test does."""
         pairs = sorted(self.told.get("pairs") or (), key=lambda pair: not pair.get("mcnemar"))
@@ -112,12 +118,12 @@ def number(value: object) -> float:
     return float(value) if isinstance(value, int | float) else math.nan
 
 
-def p_text(p: float) -> str:
-    """Return a p-value for people.
+def p_text(p: float, alpha: float = 0.05) -> str:
+    """Return a p-value for people, with as many decimals as show on which side of `alpha` it lies.
 
-    >>> p_text(0.00001), p_text(0.0312), p_text(1.0), p_text(float("nan"))
-    ('< .001', '.031', '1.000', '-')
+    >>> p_text(0.00001), p_text(0.0312), p_text(0.0502), p_text(1.0), p_text(float("nan"))
+    ('< .001', '.031', '.0502', '1.000', '-')
     """
     if math.isnan(p):
         return "-"
-    return "< .001" if p < 0.001 else f"{p:.3f}".removeprefix("0")
+    return "< .001" if p < 0.001 else f"{p:.{decimals(p, alpha, 3)}f}".removeprefix("0")
