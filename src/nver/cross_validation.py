@@ -11,9 +11,8 @@ its reason; the others go on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -27,13 +26,13 @@ from nver.errors import EvaluationError, SettingsError
 from nver.finished import Finished
 from nver.jobs import Data, Job, Outcome, SystemRun, Systems, train_pack
 from nver.predictions import Predictions, SystemFailure
-from nver.processes import execute
+from nver.processes import stream
 from nver.progress import Progress
 from nver.record import record
 from nver.schedule import AnyResult, AnyTask, Ledger, make_packs, plan, rough_cost
 from nver.splits import Fold
 from nver.trainings import SavedTrainings
-from nver.tuning import Choice, Search, check_tuning, inner_folds, search_pack
+from nver.tuning import Attempt, Choice, Search, check_tuning, inner_folds, search_pack
 
 __all__ = ["Predictions", "SystemRun", "calibration_folds", "cross_validate"]
 
@@ -188,7 +187,8 @@ class _Grid:
             for fold in self.folds if self.systems.space(run.name) else ():
                 cost = rough_cost(spec, run, self.data, fold)
                 place = (len(searches), run, spec.rules[0], fold, self.seeds[0])
-                searches.append(Search(*place, cost, trials))
+                search = Search(*place, cost, trials)
+                searches.append(replace(search, seen=self.finished.attempts(search)))
         ledger: Ledger[Search, Choice] = Ledger(
             "searches", searches, {}, self.progress, self.processes
         )
@@ -227,10 +227,10 @@ class _Grid:
     def _work(
         self,
         ledger: Ledger[AnyTask, AnyResult],
-        work: Callable[[Sequence[AnyTask], Data, Any], tuple[AnyResult, ...]],
+        work: Callable[[Sequence[AnyTask], Data, Any], Generator[AnyResult | Attempt, None, None]],
         packs: Sequence[tuple[AnyTask, ...]],
         find: Callable[[AnyTask], AnyResult | None],
-        keep: Callable[[AnyTask, AnyResult], None],
+        keep: Callable[[AnyTask, Any], None],
         processes: int,
     ) -> None:
         """Take what was finished before, and do the rest.
@@ -241,15 +241,16 @@ class _Grid:
         ledger.add([result for result in found if result is not None])
         processes = min(processes, max(1, len(ledger.tasks) - len(ledger.results)))
         alone = False
+
+        def arrived(result: AnyResult | Attempt) -> None:
+            keep(ledger.tasks[result.number], result)
+            if not isinstance(result, Attempt):
+                ledger.add([result])
+
         while True:
             waiting = ledger.waiting(packs)
-            results = execute(work, waiting, processes, self.data, self.systems, alone)
             try:
-                with closing(results):
-                    for pack in results:
-                        for result in pack:
-                            keep(ledger.tasks[result.number], result)
-                        ledger.add(pack)
+                stream(work, waiting, processes, self.data, self.systems, arrived, alone)
             except BrokenProcessPool:
                 if alone:
                     ledger.give_up_current()

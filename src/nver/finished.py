@@ -12,7 +12,7 @@ from nver.jobs import Curve, Data, ExamplePlans, Job, Outcome, SystemRun
 from nver.predictions import SystemTuning
 from nver.splits import Fold
 from nver.trainings import Digest, Saved, SavedTrainings, engine
-from nver.tuning import Choice, Search
+from nver.tuning import Attempt, Choice, Search
 
 
 class Finished:
@@ -35,6 +35,7 @@ class Finished:
         self._systems = systems
         self._views: dict[tuple[str, str | None], str] = {}
         self._clips = ""
+        self._attempts: dict[int, list[Attempt]] = {}
 
     def outcome(self, job: Job) -> Outcome | None:
         """Return the outcome of a job that was done before."""
@@ -121,9 +122,36 @@ class Finished:
         except (KeyError, TypeError, ValueError):
             return None
 
-    def keep_choice(self, search: Search, choice: Choice) -> None:
-        """Save what a search has chosen, unless it failed."""
-        if self._saved is None or choice.failure is not None:
+    def attempts(self, search: Search) -> tuple[Attempt, ...]:
+        """Return the trainings of a search that was interrupted."""
+        found = self._saved.get(self._search_key(search)) if self._saved else None
+        listed = [] if found is None else found.facts.get("attempts", [])
+        try:
+            return tuple(
+                Attempt(
+                    search.number,
+                    {str(name): float(value) for name, value in one["chosen"].items()},
+                    str(one["fold"]),
+                    float(one["uar"]),
+                    float(one["elapsed"]),
+                )
+                for one in listed
+            )
+        except (KeyError, TypeError, ValueError, AttributeError):
+            return ()
+
+    def keep_choice(self, search: Search, choice: Choice | Attempt) -> None:
+        """Save what a search has chosen, unless it failed; until then, what it has trained."""
+        if self._saved is None:
+            return
+        if isinstance(choice, Attempt):
+            done = self._attempts.setdefault(search.number, list(search.seen))
+            if choice not in done:
+                done.append(choice)
+                listed = [asdict(attempt) for attempt in done]
+                self._saved.put(self._search_key(search), {}, {"attempts": listed})
+            return
+        if choice.failure is not None:
             return
         facts = {"tuning": choice.tuning.to_dict(), "elapsed": choice.elapsed}
         self._saved.put(self._search_key(search), {}, facts)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -30,9 +30,10 @@ class Systems(Protocol):
 
     It may have more: ``build(..., chosen=...)`` and ``space(name)`` where systems can be tuned,
     ``build(..., device=...)`` where they can be trained elsewhere than on the CPU, and
-    ``fit_many(models, parts)``, which trains several models of one system at once. A model may
-    have a ``history_`` (`nver.training.History`), ``plans(X)`` (as `FusionClassifier` does) and
-    ``said_``, sentences for the run's notes.
+    ``fit_many(models, parts)``, which trains several models of one system at once, in place, and
+    yields the place of each as it is trained. A model may have a ``history_``
+    (`nver.training.History`), ``plans(X)`` (as `FusionClassifier` does) and ``said_``, sentences
+    for the run's notes.
     """
 
     COUPLINGS: Mapping[str, str | None]
@@ -173,15 +174,20 @@ class _Fitted:
     notes: tuple[str, ...] = ()
 
 
-def train_pack(pack: Sequence[Job], data: Data, systems: Any) -> tuple[Outcome, ...]:
-    """Train and predict the jobs of a pack; an error becomes the failure of one job.
+def train_pack(pack: Sequence[Job], data: Data, systems: Any) -> Generator[Outcome, None, None]:
+    """Train and predict the jobs of a pack, and yield the outcome of each as it finishes.
 
-    Where a pack cannot be trained at once, because the table of systems knows no way or because a
-    member fails, its members are trained one by one.
+    An error becomes the failure of one job. Where a pack cannot be trained at once, because the
+    table of systems knows no way or because a member fails, those that have not finished are
+    trained one by one.
     """
+    left = list(pack)
     with one_thread():
-        fitted = _fit_together(pack, data, systems) if len(pack) > 1 else {}
-        return tuple(_outcome(job, data, systems, fitted.get(job.number)) for job in pack)
+        for job, fitted in _fit_together(pack, data, systems) if len(pack) > 1 else ():
+            left.remove(job)
+            yield _outcome(job, data, systems, fitted)
+        for job in left:
+            yield _outcome(job, data, systems, None)
 
 
 def failure_of(run: SystemRun, fold: str, seed: int, error: Exception) -> SystemFailure:
@@ -270,23 +276,30 @@ def _fit(job: Job, data: Data, systems: Any) -> _Fitted:
     return _Fitted(model, time.perf_counter() - clock)
 
 
-def _fit_together(pack: Sequence[Job], data: Data, systems: Any) -> dict[int, _Fitted]:
-    """Return the members of a pack by number; none where they must be trained one by one."""
+def _fit_together(pack: Sequence[Job], data: Data, systems: Any) -> Iterator[tuple[Job, _Fitted]]:
+    """Yield the members of a pack as they finish, up to where they must be trained one by one."""
+    share = 0.0
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
             models = [untrained(job, data, systems) for job in pack]
             clock = time.perf_counter()
-            systems.fit_many(models, _training_parts(pack, data))
+            places = iter(systems.fit_many(models, _training_parts(pack, data)))
         except Exception:  # noqa: BLE001 - trained alone, it fails again, and alone
-            return {}
-    seconds = (time.perf_counter() - clock) / len(pack)
-    # Nobody knows which member a warning speaks of: it is told once, by the first.
-    notes = [tuple(_said(caught)), *[()] * (len(pack) - 1)]
-    return {
-        job.number: _Fitted(model, seconds, said)
-        for job, model, said in zip(pack, models, notes, strict=True)
-    }
+            return
+    said = [*_said(caught)]
+    for waiting in range(len(pack), 0, -1):
+        # Not around the yield: what others do meanwhile warns elsewhere.
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            try:
+                place = next(places)
+            except Exception:  # noqa: BLE001 - as above
+                return
+        share += (time.perf_counter() - clock) / waiting
+        # Nobody knows which member a warning speaks of: it is told once, by the first.
+        yield pack[place], _Fitted(models[place], share, (*said, *_said(caught)))
+        said, clock = [], time.perf_counter()
 
 
 def untrained(job: Job, data: Data, systems: Any) -> Any:

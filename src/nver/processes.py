@@ -7,11 +7,16 @@ the processes, not sent with each task.
 
 from __future__ import annotations
 
+import secrets
 import sys
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import contextmanager
-from typing import Any, TypeVar
+from contextlib import closing, contextmanager, suppress
+from functools import partial
+from multiprocessing import AuthenticationError
+from multiprocessing.connection import Client, Connection, Listener
+from threading import Lock, Thread
+from typing import Any, Generic, TypeVar
 
 Task = TypeVar("Task")
 Shared = TypeVar("Shared")
@@ -53,6 +58,113 @@ def execute(
             warnings.simplefilter("ignore")
             results.close()
             _stop_processes()
+
+
+def stream(
+    work: Callable[[Task, Shared, Any], Generator[Result, None, None]],
+    waiting: Iterable[Task],
+    processes: int,
+    data: Shared,
+    systems: Any,
+    arrived: Callable[[Result], None],
+    alone: bool = False,
+) -> None:
+    """Call `arrived` with each of the results of every task, at the moment when it is there.
+
+    A process goes on with its task only when the call for its last result has returned: what was
+    saved by then is safe, whatever happens to the process. The calls come one at a time, with
+    several processes not from the main thread. An error in one ends the work.
+
+    Raises
+    ------
+    BrokenProcessPool
+        If a process was killed from outside.
+    """
+    if processes == 1:
+        for task in waiting:
+            with closing(work(task, data, systems)) as results:
+                for result in results:
+                    arrived(result)
+        return
+    with _Inbox(arrived) as inbox:
+        tell = partial(_tell, work, inbox.address, inbox.key)
+        try:
+            with closing(execute(tell, waiting, processes, data, systems, alone)) as ends:
+                for _ in ends:
+                    pass
+        except Exception:
+            if inbox.error is None:
+                raise
+        if inbox.error is not None:
+            raise inbox.error
+
+
+def _tell(
+    work: Callable[[Task, Shared, Any], Iterable[Result]],
+    address: Any,
+    key: bytes,
+    task: Task,
+    data: Shared,
+    systems: Any,
+) -> None:
+    """Do a task, in a process, and send its results home as they come."""
+    with Client(address, authkey=key) as wire:
+        for result in work(task, data, systems):
+            wire.send(result)
+            wire.recv()
+
+
+class _Inbox(Generic[Result]):
+    """Takes results from other processes, in threads, and calls `arrived` with one at a time."""
+
+    def __init__(self, arrived: Callable[[Result], None]) -> None:
+        self.key = secrets.token_bytes(32)
+        self.error: BaseException | None = None
+        self._arrived = arrived
+        self._listener = Listener(backlog=128, authkey=self.key)
+        self.address = self._listener.address
+        self._lock = Lock()
+        self._open = True
+        self._door = Thread(target=self._accept, daemon=True)
+        self._takers: list[Thread] = []
+
+    def __enter__(self) -> _Inbox[Result]:
+        self._door.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open = False
+        with suppress(OSError), Client(self.address, authkey=self.key):
+            pass  # the door opens once more, and sees that it is over
+        self._door.join()
+        for taker in self._takers:
+            taker.join()
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while self._open:
+            try:
+                wire = self._listener.accept()
+            except (OSError, EOFError, AuthenticationError):  # killed before it had said who it is
+                continue
+            self._takers = [taker for taker in self._takers if taker.is_alive()]
+            self._takers.append(Thread(target=self._take, args=(wire,), daemon=True))
+            self._takers[-1].start()
+
+    def _take(self, wire: Connection) -> None:
+        """Take what one task sends, until it ends or something is wrong here."""
+        with wire, suppress(EOFError, OSError):  # it has ended, or was killed
+            while True:
+                result = wire.recv()
+                with self._lock:
+                    if self.error is not None:
+                        return
+                    try:
+                        self._arrived(result)
+                    except BaseException as error:  # noqa: BLE001 - raised again by `stream`
+                        self.error = error
+                        return
+                wire.send(True)
 
 
 def _stop_processes() -> None:

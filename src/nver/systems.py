@@ -6,7 +6,7 @@ trained network is the same, only the coupling of test clips differs (`nver.fusi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -217,11 +217,11 @@ def _chosen(spec: SystemSpec, chosen: Mapping[str, float]) -> dict[str, Any]:
 def fit_many(
     models: Sequence[EmotionClassifier | FusionClassifier],
     parts: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray | None]],
-) -> None:
+) -> Iterator[int]:
     """Train several estimators of one system, each on its X, y and speakers, in place.
 
-    Each becomes what its own `fit` would have made of it.
+    Each becomes what its own `fit` would have made of it, and its place is yielded then.
     """
     from nver import estimators
 
-    estimators.fit_many(models, parts)
+    yield from estimators.fit_in_turn(models, parts)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -51,6 +51,8 @@ class Search:
         A rough duration.
     trials : int
         Settings to try, the untuned ones among them.
+    seen : tuple of Attempt
+        What was trained before the search was interrupted: it is not trained again.
     """
 
     number: int
@@ -60,6 +62,18 @@ class Search:
     seed: int
     cost: float
     trials: int
+    seen: tuple[Attempt, ...] = ()
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One training of a search: settings, inner fold, UAR on it, and seconds of one process."""
+
+    number: int
+    chosen: Mapping[str, float]
+    fold: str
+    uar: float
+    elapsed: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,23 +101,39 @@ def check_tuning(trials: int) -> None:
         raise SettingsError(f"Expected at least 2 settings to try, got {trials}.")
 
 
-def search_pack(pack: Sequence[Search], data: Data, systems: Any) -> tuple[Choice, ...]:
-    """Do the searches of a pack; an error becomes the failure of one."""
+def search_pack(
+    pack: Sequence[Search], data: Data, systems: Any
+) -> Generator[Attempt | Choice, None, None]:
+    """Do the searches of a pack; yield each training and each search as it finishes.
+
+    An error becomes the failure of one search.
+    """
     with one_thread():
-        return tuple(_choice(search, data, systems) for search in pack)
+        for search in pack:
+            yield from _choice(search, data, systems)
 
 
-def _choice(search: Search, data: Data, systems: Any) -> Choice:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the training with the chosen settings warns again
-            _load_libraries(search, data, systems)
-            clock = time.perf_counter()
-            tuning = tune(search, data, systems)
-    except Exception as error:  # noqa: BLE001 - whatever it is, the other systems go on
-        failure = failure_of(search.run, search.fold.name, search.seed, error)
-        return Choice(search.number, FRUITLESS, failure=failure)
-    return Choice(search.number, tuning, time.perf_counter() - clock)
+def _choice(search: Search, data: Data, systems: Any) -> Iterator[Attempt | Choice]:
+    steps = searching(search, data, systems)
+    spent = sum(attempt.elapsed for attempt in search.seen)
+    loaded, clock = False, 0.0
+    while True:
+        try:
+            # Not around the yield: what others do meanwhile warns as ever.
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the training with the chosen settings warns again
+                if not loaded:
+                    _load_libraries(search, data, systems)
+                    loaded, clock = True, time.perf_counter()
+                step = next(steps)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the other systems go on
+            failure = failure_of(search.run, search.fold.name, search.seed, error)
+            yield Choice(search.number, FRUITLESS, failure=failure)
+            return
+        if isinstance(step, SystemTuning):
+            yield Choice(search.number, step, spent + time.perf_counter() - clock)
+            return
+        yield step
 
 
 def _load_libraries(search: Search, data: Data, systems: Any) -> None:
@@ -113,7 +143,13 @@ def _load_libraries(search: Search, data: Data, systems: Any) -> None:
 
 
 def tune(search: Search, data: Data, systems: Any) -> SystemTuning:
-    """Return the best of the settings that were tried.
+    """Return the best of the settings that were tried; arguments as of `searching`."""
+    steps = searching(search, data, systems)
+    return next(step for step in steps if isinstance(step, SystemTuning))
+
+
+def searching(search: Search, data: Data, systems: Any) -> Iterator[Attempt | SystemTuning]:
+    """Yield every training of a search as it finishes, and at last the best of the settings.
 
     Parameters
     ----------
@@ -130,7 +166,8 @@ def tune(search: Search, data: Data, systems: Any) -> SystemTuning:
         FRUITLESS, name=run.name, encoders=run.encoders, fold=search.fold.name, inner=inner
     )
     if not folds:
-        return about
+        yield about
+        return
     untuned = systems.space(run.name)
     with _quiet_optuna() as optuna:
         study = optuna.create_study(
@@ -144,10 +181,10 @@ def tune(search: Search, data: Data, systems: Any) -> SystemTuning:
         for _ in range(search.trials):
             trial = study.ask()
             chosen = {name: _suggest(trial, name, systems.SPANS[name]) for name in untuned}
-            values = _values(chosen, folds, search, data, systems)
-            _try(study, trial, values, len(folds))
+            attempts = _attempts(chosen, folds, search, data, systems)
+            yield from _try(study, trial, attempts, len(folds))
         states = [trial.state.name for trial in study.trials]
-        return replace(
+        yield replace(
             about,
             chosen=dict(study.best_trial.params),
             uar=float(study.best_value),
@@ -202,30 +239,37 @@ def _suggest(trial: Any, name: str, span: Any) -> float:
     return float(trial.suggest_float(name, span.low, span.high, log=span.log))
 
 
-def _values(
+def _attempts(
     chosen: Mapping[str, float],
     folds: Sequence[Fold],
     search: Search,
     data: Data,
     systems: Any,
-) -> Iterator[float]:
-    """Yield the UAR on one inner fold after the other."""
+) -> Iterator[Attempt]:
+    """Yield the trainings on one inner fold after the other, each as it is done."""
+    seen = {attempt.fold: attempt for attempt in search.seen if attempt.chosen == chosen}
     for fold in folds:
+        if fold.name in seen:
+            yield seen[fold.name]
+            continue
+        clock = time.perf_counter()
         job = Job(0, search.run, (search.rule,), fold, search.seed, chosen=chosen)
         probabilities, _, _ = fit_and_predict(job, data, systems)
         best = probabilities[search.rule].argmax(axis=1)
         predicted = np.array(data.labels)[best]
-        yield float(uar(confusion(data.y[np.sort(fold.test)], predicted, data.labels)))
+        found = float(uar(confusion(data.y[np.sort(fold.test)], predicted, data.labels)))
+        yield Attempt(search.number, chosen, fold.name, found, time.perf_counter() - clock)
 
 
-def _try(study: Any, trial: Any, values: Iterator[float], folds: int) -> None:
+def _try(study: Any, trial: Any, attempts: Iterator[Attempt], folds: int) -> Iterator[Attempt]:
     """Train on one inner fold after the other, as long as their mean UAR is good enough."""
     from optuna.trial import TrialState
 
     seen: list[float] = []
     try:
-        for value in values:
-            seen.append(value)
+        for attempt in attempts:
+            yield attempt
+            seen.append(attempt.uar)
             trial.report(float(np.mean(seen)), step=len(seen))
             if trial.number > 0 and len(seen) < folds and trial.should_prune():
                 study.tell(trial, state=TrialState.PRUNED)

@@ -14,8 +14,8 @@ import psutil
 import pytest
 
 SCRIPT = Path(__file__).with_name("interrupted_grid.py")
-IN_FLIGHT = 4
-"""At most: two processes train, and two outcomes are on their way."""
+IN_FLIGHT = 2
+"""Trainings at most that are done and not saved: each process waits until its last one is."""
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="kills processes by SIGKILL")
 
@@ -86,15 +86,16 @@ def test_a_killed_grid_loses_nothing_and_repeats_nothing(script, tmp_path):
     assert not (tmp_path / "again").exists()  # a finished run trains nothing
     whole = script.run(None, tmp_path / "whole")
     assert resumed.frame.equals(whole.frame)
-    assert resumed.entries[0].seconds > script.TRAININGS / 2 * script.SLOW  # of all trainings
+    # Of all trainings; what a killed pack had spent on members that had not finished is lost.
+    assert resumed.entries[0].seconds > script.TRAININGS / 3 * script.SLOW
 
 
 def test_a_killed_search_goes_on_and_chooses_the_same(script, tmp_path):
     pytest.importorskip("optuna")
     folder, last = tmp_path / "trainings", tmp_path / "last"
     process = start(folder, tmp_path / "log", "tune")
-    kill_after(3, process, lambda: len(files(folder)))
-    kept = files(folder)
+    kill_after(25, process, lambda: len(lines(tmp_path / "log")))
+    done, kept = lines(tmp_path / "log"), files(folder)
     resumed = script.run(folder, last, trials=6)
     searches = len(script.NAMES) * script.FOLDS
     assert len(files(folder)) == searches + script.TRAININGS
@@ -103,5 +104,7 @@ def test_a_killed_search_goes_on_and_chooses_the_same(script, tmp_path):
     assert resumed.tunings == whole.tunings
     assert len(whole.tunings) == searches
     assert resumed.frame.equals(whole.frame)
-    # A search trains nine times at least: four times the untuned settings, once each of the others.
-    assert len(lines(last)) <= len(lines(tmp_path / "whole")) - 9 * len(kept)
+    # No search has ended: two are under way, and each goes on from its last training.
+    assert len(kept) == 2
+    again = len(done) + len(lines(last)) - len(lines(tmp_path / "whole"))
+    assert 0 <= again <= IN_FLIGHT

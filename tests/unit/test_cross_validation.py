@@ -351,6 +351,7 @@ def test_on_a_gpu_every_system_is_one_pack_and_knows_it(data, folds, monkeypatch
             packs.append(len(models))
             for model, (X, y, groups) in zip(models, parts, strict=True):
                 model.fit(X, y, groups=groups)
+            yield from range(len(models))
 
     options = {"seeds": (0, 1), "jobs": 8, "device": "cuda", "systems": OnGpu()}
     found = validate(data, run("seeded", "coupled"), folds, **options)

@@ -7,7 +7,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from contracts.interrupted_grid import FOLDS, NAMES, SEEDS, TRAININGS, UNTUNED, Systems, dataset
+from contracts.interrupted_grid import (
+    FOLDS,
+    NAMES,
+    SEEDS,
+    TRAININGS,
+    UNTUNED,
+    Packs,
+    Systems,
+    dataset,
+)
 from nver import schedule, tuning
 from nver.cross_validation import cross_validate
 from nver.jobs import SystemRun
@@ -100,23 +109,68 @@ def test_the_progress_begins_with_what_is_there(evaluate):
     assert seen[-1] == ("trainings", TRAININGS, TRAININGS)
 
 
-def test_packs_change_no_number(evaluate, log, monkeypatch):
+def test_packs_change_no_number_and_are_saved_and_counted_by_member(evaluate, log, monkeypatch):
     alone, _ = evaluate(saved=None)
     monkeypatch.setattr(schedule, "pack_size", lambda settings, device: 4)
-    together = []
+    together, seen = [], []
 
-    class Packing(Systems):
+    class Packing(Packs):
         def fit_many(self, models, parts):
             together.append(len(models))
-            for model, (X, y, groups) in zip(models, parts, strict=True):
-                model.fit(X, y, groups)
+            return super().fit_many(models, parts)
 
-    packed, trained = evaluate(systems=Packing(log, 0.0))
+    watch = {"progress": lambda what, done, total: seen.append(done)}
+    packed, trained = evaluate(systems=Packing(log, 0.0), **watch)
     assert trained == TRAININGS
     assert set(together) <= {3, 4}
     assert sum(together) == TRAININGS
     assert packed.frame.equals(alone.frame)
+    assert seen == list(range(TRAININGS + 1))
     assert evaluate()[1] == 0  # each member was saved by itself
+
+
+class Interrupted(Packs):
+    """A table that stops everything in the training after so many."""
+
+    def __init__(self, log, left):
+        super().__init__(log, 0.0)
+        self.left = left
+
+    def build(self, *args, **more):
+        model = super().build(*args, **more)
+        fit = model.fit
+
+        def fit_unless_over(*args):
+            if not self.left:
+                raise KeyboardInterrupt
+            self.left -= 1
+            fit(*args)
+
+        model.fit = lambda X, y, groups=None: fit_unless_over(X, y, groups)
+        return model
+
+
+@pytest.mark.parametrize("done", [1, 7, 12])  # in packs of eight
+def test_members_that_finished_in_a_pack_are_not_trained_again(evaluate, log, done):
+    whole, _ = evaluate(saved=None)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(systems=Interrupted(log, done))
+    assert len(log.read_text().splitlines()) == done
+    resumed, trained = evaluate(systems=Packs(log, 0.0))
+    assert trained == TRAININGS - done
+    assert resumed.frame.equals(whole.frame)
+
+
+def test_a_search_goes_on_from_its_last_training(evaluate, log):
+    pytest.importorskip("optuna")
+    whole, trained = evaluate(tune=4, saved=None)
+    for done in (2, 9):
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(tune=4, systems=Interrupted(log, done))
+    resumed, again = evaluate(tune=4)
+    assert again == trained - 11
+    assert resumed.tunings == whole.tunings
+    assert resumed.frame.equals(whole.frame)
 
 
 def test_tuned_trainings_are_others_and_are_found_again(evaluate):
@@ -152,10 +206,11 @@ def test_the_seconds_of_a_tuned_system_hold_its_searches(evaluate, log, monkeypa
     searched = {}
 
     def pack(given, data, systems):
-        (choice,) = tuning.search_pack(given, data, systems)
+        *attempts, choice = tuning.search_pack(given, data, systems)
         name = given[0].run.name
         searched[name] = searched.get(name, 0) + 100.0
-        return (replace(choice, elapsed=100.0),)
+        yield from attempts
+        yield replace(choice, elapsed=100.0)
 
     monkeypatch.setattr("nver.cross_validation.search_pack", pack)
     tuned, _ = evaluate(tune=2)

@@ -13,7 +13,6 @@ import torch
 
 from nver import systems
 from nver.jobs import Curve, Data, Job, SystemRun, Systems, train_pack
-from nver.processes import execute
 from nver.splits import Fold
 from nver.training import History
 
@@ -54,8 +53,7 @@ def data():
 
 def trained(data, systems, *jobs):
     """Return the outcomes of one pack."""
-    (outcomes,) = execute(train_pack, [jobs], 1, data, systems)
-    return outcomes
+    return list(train_pack(jobs, data, systems))
 
 
 def job(rules=("",), seed=7):
@@ -135,6 +133,7 @@ class Together:
         warnings.warn("two of them did not converge", UserWarning, stacklevel=1)
         for model, (X, y, groups) in zip(models, parts, strict=True):
             model.fit(X, y, groups=groups)
+        yield from range(len(models))
 
 
 def pack(*seeds):

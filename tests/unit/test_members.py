@@ -21,6 +21,7 @@ from nver.heads import Batch, build_head, layers, standardise
 from nver.training import (
     TrainingSettings,
     batches,
+    finishing,
     loop,
     loops,
     pack_size,
@@ -232,6 +233,33 @@ def test_members_that_have_stopped_are_worked_on_no_more(monkeypatch):
     assert [sum(m in members for members in seen) for m in range(4)] == epochs
     assert len(seen) == max(epochs)
     assert min(epochs) < max(epochs)
+
+
+def test_a_member_is_handed_over_when_it_finishes_and_the_rest_can_be_trained_later(monkeypatch):
+    """What a killed run does: it keeps who has finished, and trains the others another time."""
+    epochs = []
+    whole = _Pack._train
+    monkeypatch.setattr(
+        _Pack, "_train", lambda self, epoch: epochs.append(epoch) or whole(self, epoch)
+    )
+
+    def make(seed):
+        return _network("mata", "fcn", seed)
+
+    expected, histories = _trained(make, STOPPING, 4)
+    networks, data = [make(seed) for seed in range(4)], _data()
+    more = {"seeds": range(10, 14), "groups": [torch.arange(size) // 4 for size in SIZES]}
+    epochs.clear()
+    turns = finishing(networks, data, STOPPING, **more)
+    first, history = next(turns)
+    turns.close()
+    assert history == histories[first]
+    assert len(epochs) == len(history.training_loss) < max(len(h.training_loss) for h in histories)
+    rest = [m for m in range(4) if m != first]
+    later, _ = _trained(make, STOPPING, 4, rest)
+    for found, m in zip([networks[first], *later], [first, *rest], strict=True):
+        for mine, theirs in zip(found.parameters(), expected[m].parameters(), strict=True):
+            torch.testing.assert_close(mine, theirs, atol=1e-7, rtol=1e-6)
 
 
 def test_what_a_member_draws_depends_on_its_seed_and_its_clips_alone():

@@ -129,7 +129,7 @@ def test_many_at_once_are_what_each_is_alone():
     X, y, groups = _toy_part()
     parts = [(X, y, groups), (X[3:], y[3:], groups[3:]), (X, y, None)]
     models = [build("concat", TWO, seed) for seed in range(3)]
-    fit_many(models, parts)
+    assert sorted(fit_many(models, parts)) == [0, 1, 2]
     for seed, (model, part) in enumerate(zip(models, parts, strict=True)):
         alone = build("concat", TWO, seed).fit(*part)
         np.testing.assert_allclose(

@@ -136,7 +136,7 @@ def test_settings_that_cannot_be_trained_are_passed_over(data, fold):
 
 
 def test_where_the_untuned_settings_fail_the_system_does(data, fold):
-    (choice,) = search_pack([search(fold)], data, Table(untuned=0.01, low=0.0))
+    *_, choice = search_pack([search(fold)], data, Table(untuned=0.01, low=0.0))
     assert choice.failure.sentence() == (
         f"System 'tunable' on a failed in fold '{fold.name}', seed 0: FloatingPointError: the loss "
         "is not finite"

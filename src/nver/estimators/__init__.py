@@ -10,7 +10,7 @@ that is best inside the training part.
 
 from __future__ import annotations
 
-from nver.estimators.base import fit_many
+from nver.estimators.base import fit_in_turn, fit_many
 from nver.estimators.chosen import ViewChoice
 from nver.estimators.fused import COUPLINGS, MAP_REFERENCES, FusionClassifier, column_views
 from nver.estimators.single import HEADS, EmotionClassifier
@@ -23,5 +23,6 @@ __all__ = [
     "FusionClassifier",
     "ViewChoice",
     "column_views",
+    "fit_in_turn",
     "fit_many",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from sklearn.utils.validation import check_consistent_length, validate_data
 from torch import Tensor, nn
 
 from nver.errors import SettingsError
-from nver.training import TrainingSettings, seeded, train_members
+from nver.training import History, TrainingSettings, finishing, seeded
 
 Groups = ArrayLike | Sequence[Any] | None
 Clips = tuple[ArrayLike, ArrayLike, Groups]
@@ -140,7 +140,25 @@ def fit_many(
 ) -> list[EmbeddingClassifier]:
     """Fit every estimator on its own clips, those of equal settings and sizes at once.
 
-    Each ends as its own `fit` would leave it, up to rounding.
+    The arguments and errors are those of `fit_in_turn`.
+
+    Returns
+    -------
+    list
+        The estimators, fitted.
+    """
+    for _ in fit_in_turn(estimators, data, at_once=at_once):
+        pass
+    return list(estimators)
+
+
+def fit_in_turn(
+    estimators: Sequence[EmbeddingClassifier], data: Sequence[Clips], *, at_once: int | None = None
+) -> Iterator[int]:
+    """Fit estimators as `fit_many` does, and yield the place of each as it is fitted.
+
+    Each ends as its own `fit` would leave it, up to rounding. One that is not yielded yet is not
+    fitted.
 
     Parameters
     ----------
@@ -152,10 +170,10 @@ def fit_many(
     at_once : int, optional
         Networks trained at once; None is `nver.training.pack_size`.
 
-    Returns
-    -------
-    list
-        The estimators, fitted.
+    Yields
+    ------
+    int
+        Place in `estimators`.
 
     Raises
     ------
@@ -167,32 +185,38 @@ def fit_many(
             f"Expected as many estimators as data, got {len(estimators)} and {len(data)}."
         )
     known: dict[int, Scaled] = {}
-    alike: dict[Hashable, list[tuple[EmbeddingClassifier, Training]]] = {}
-    for estimator, clips in zip(estimators, data, strict=True):
+    alike: dict[Hashable, dict[int, Training]] = {}
+    for place, (estimator, clips) in enumerate(zip(estimators, data, strict=True)):
         training = estimator._prepare(*clips, known)
-        if training is not None:
-            alike.setdefault(estimator._alike(), []).append((estimator, training))
-    for pairs in alike.values():
-        _train(pairs, at_once)
-    return list(estimators)
+        if training is None:
+            yield place
+        else:
+            alike.setdefault(estimator._alike(), {})[place] = training
+    for group in alike.values():
+        places = list(group)
+        device = estimators[places[0]].device
+        for number, history in _train(list(group.values()), device, at_once):
+            estimator = estimators[places[number]]
+            estimator.history_ = history
+            estimator._keep(group[places[number]])
+            yield places[number]
 
 
-def _train(pairs: Sequence[tuple[EmbeddingClassifier, Training]], at_once: int | None) -> None:
-    """Train in float32; the networks then predict in float64."""
-    trainings = [training for _, training in pairs]
-    histories = train_members(
+def _train(
+    trainings: Sequence[Training], device: str, at_once: int | None
+) -> Iterator[tuple[int, History]]:
+    """Train in float32, and yield each that has finished; the networks then predict in float64."""
+    for number, history in finishing(
         [training.network for training in trainings],
         [(training.single, training.codes) for training in trainings],
         trainings[0].settings,
         seeds=[training.seed for training in trainings],
         groups=[training.groups for training in trainings],
-        device=pairs[0][0].device,
+        device=device,
         at_once=at_once,
-    )
-    for (estimator, training), history in zip(pairs, histories, strict=True):
-        estimator.history_ = history
-        training.network.double()
-        estimator._keep(training)
+    ):
+        trainings[number].network.double()
+        yield number, history
 
 
 def _scaled(X: np.ndarray) -> Scaled:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from nver.training.held_out import validation_split
 from nver.training.history import History
-from nver.training.loop import learning_rate, pack_size, train, train_members
+from nver.training.loop import finishing, learning_rate, pack_size, train, train_members
 from nver.training.randomness import seeded
 from nver.training.settings import TrainingSettings, batches
 
@@ -20,6 +20,7 @@ __all__ = [
     "History",
     "TrainingSettings",
     "batches",
+    "finishing",
     "learning_rate",
     "pack_size",
     "seeded",

@@ -2,8 +2,8 @@
 
 The members of a pack (folds and seeds of one system) are one stacked network. Every member has its
 own clips, order, masks, noise, learning rate, step count and early stopping, so that it ends with
-the weights that it would have alone, up to rounding. One that has finished leaves the stack, and
-the others go on without it.
+the weights that it would have alone, up to rounding. One that has finished leaves the stack and is
+handed over at once (`finishing`), and the others go on without it.
 
 On a CPU a pack is small, because its weights and moments should stay in the cache; on a GPU it is
 as large as memory allows (`pack_size`). Nothing waits for the device within an epoch.
@@ -12,7 +12,7 @@ as large as memory allows (`pack_size`). Nothing waits for the device within an 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import pairwise
@@ -138,6 +138,41 @@ def train_members(
 ) -> list[History]:
     """Train networks of one shape in place, and leave them with their best weights.
 
+    The arguments are those of `finishing`.
+
+    Returns
+    -------
+    list of History
+        In the order of `networks`.
+
+    Raises
+    ------
+    SettingsError
+        As `finishing`.
+    """
+    told = dict(
+        finishing(
+            networks, data, settings, seeds=seeds, groups=groups, device=device, at_once=at_once
+        )
+    )
+    return [told[number] for number in range(len(networks))]
+
+
+def finishing(
+    networks: Sequence[nn.Module],
+    data: Sequence[Data],
+    settings: TrainingSettings,
+    *,
+    seeds: Sequence[int],
+    groups: Sequence[Int[Tensor, " _"] | None] | None = None,
+    device: torch.device | str = "cpu",
+    at_once: int | None = None,
+) -> Iterator[tuple[int, History]]:
+    """Train networks of one shape in place, and yield each as it finishes.
+
+    Whoever is given a member may predict with it and save it: the others wait meanwhile. A network
+    that is not yielded yet is not trained.
+
     Parameters
     ----------
     networks : sequence of torch.nn.Module
@@ -157,10 +192,11 @@ def train_members(
     at_once : int, optional
         Members per pack; None is `pack_size`. It changes no result beyond rounding.
 
-    Returns
-    -------
-    list of History
-        In the order of `networks`.
+    Yields
+    ------
+    number : int
+        Place in `networks`; the network has its best weights, on the CPU.
+    history : History
 
     Raises
     ------
@@ -184,9 +220,8 @@ def train_members(
         pack = _Pack(
             part, [data[m.number] for m in part], [seeds[m.number] for m in part], settings, place
         )
-        pack.run()
-    members.sort(key=lambda member: member.number)
-    return [member.history() for member in members]
+        for member in pack.run():
+            yield member.number, member.history()
 
 
 def _packs(
@@ -243,14 +278,14 @@ class _Pack:
         self.draws = Draws(self.network, seeds, settings.input_noise, device)
         self.held = self._held()
 
-    def run(self) -> None:
-        """Train until every member has finished."""
+    def run(self) -> Iterator[_Member]:
+        """Train until every member has finished, and yield each then."""
         epoch = 0
         while self.members:
             self._train(epoch)
             if self.held.counts:
                 self._validate()
-            self._release([member.finished(epoch) for member in self.members])
+            yield from self._release([member.finished(epoch) for member in self.members])
             epoch += 1
 
     def _held(self) -> Table:
@@ -295,13 +330,14 @@ class _Pack:
                 member.best_state = {name: value.clone() for name, value in state.items()}
 
     @torch.no_grad()
-    def _release(self, finished: Sequence[bool]) -> None:
+    def _release(self, finished: Sequence[bool]) -> list[_Member]:
         """Write the weights of members that have finished, and go on without them."""
         done = [m for m, ended in enumerate(finished) if ended]
         if not done:
-            return
-        for m, last in zip(done, stack.member_states(self.network, done), strict=True):
-            member = self.members[m]
+            return []
+        released = [self.members[m] for m in done]
+        states = stack.member_states(self.network, done)
+        for member, last in zip(released, states, strict=True):
             member.network.load_state_dict(member.best_state or last)
             member.network.eval()
         left = [m for m, ended in enumerate(finished) if not ended]
@@ -314,6 +350,7 @@ class _Pack:
             self.held = self._held()
         elif not left:
             self.members = []
+        return released
 
 
 @cache
