@@ -143,7 +143,7 @@ def _evaluate_command(commands: Any) -> None:
         action="append",
         default=[],
         metavar="SYSTEM",
-        help="only this system; repeatable",
+        help="only this system (nver systems), or a fusion of your own, FILE.py:CLASS; repeatable",
     )
     _fold_options(evaluate)
     evaluate.add_argument(

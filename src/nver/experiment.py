@@ -274,9 +274,10 @@ def _run_folder(folder: Path) -> Path:
 
 def _origin(settings: Settings, encoding: Encoding, division: Split) -> dict[str, Any]:
     """Return where a run's numbers come from, as plain JSON values."""
-    from nver.systems import SYSTEMS
+    from nver.systems import SYSTEMS, get_system
 
     corpus = encoding.corpus
+    specs = [get_system(name) for name in dict.fromkeys((*SYSTEMS, *settings.systems))]
     done = encoding.extraction
     listing = "".join(f"{file} {digest}\n" for file, digest in done.digests.items())
     return {
@@ -293,7 +294,8 @@ def _origin(settings: Settings, encoding: Encoding, division: Split) -> dict[str
         ],
         "systems": [
             {"name": spec.name, "kind": spec.kind, "summary": spec.summary}
-            for spec in SYSTEMS.values()
+            | ({"code": spec.code} if spec.code else {})
+            for spec in specs
         ],
         "leakage": division.leakage.to_dict(),
         "identity": division.identity.to_dict(),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -26,7 +26,8 @@ class Finished:
         Where they are; None remembers nothing.
     data : Data
     systems : module or object
-        The table of systems. What it builds must follow from a system's name and ``settings``.
+        The table of systems. What it builds must follow from a system's name, its ``settings`` and,
+        if it has one, its ``code``.
     """
 
     def __init__(self, saved: SavedTrainings | None, data: Data, systems: Any) -> None:
@@ -168,8 +169,10 @@ class Finished:
 
     def _common(self, run: SystemRun, fold: Fold, seed: int) -> Digest:
         """Return what decides the numbers of everything that is done in this place."""
-        settings: Mapping[str, Any] = self._systems.get_system(run.name).settings
-        digest = Digest().add(engine(), run.name, dict(settings), seed)
+        spec = self._systems.get_system(run.name)
+        digest = Digest().add(engine(), run.name, dict(spec.settings), seed)
+        if code := getattr(spec, "code", ""):
+            digest.add("code", code)
         digest.add(self._of_clips(), *(self._of_view(name) for name in run.encoders))
         return digest.add(np.asarray(fold.train), np.asarray(fold.test))
 

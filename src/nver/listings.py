@@ -8,9 +8,12 @@ import shutil
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nver.errors import NverError
+
+if TYPE_CHECKING:
+    from nver.systems import SystemSpec
 
 Row = dict[str, Any]
 
@@ -142,12 +145,36 @@ def corpus(
 
 
 def systems() -> list[Row]:
-    """Return one row per system: name, kind ("single" or "fusion"), summary."""
-    from nver.systems import SYSTEMS
+    """Return one row per system: name, kind ("single" or "fusion"), summary.
 
-    return [
-        {"name": spec.name, "kind": spec.kind, "summary": spec.summary} for spec in SYSTEMS.values()
-    ]
+    A system that is evaluated by two rules has a second row for the other one. Fusions of other
+    packages come last; of one that cannot be loaded ``reason`` says why.
+    """
+    from nver.systems import SYSTEMS, get_system, other_fusions
+
+    rows = [row for spec in SYSTEMS.values() for row in _rules(spec)]
+    for name in other_fusions():
+        try:
+            rows += _rules(get_system(name))
+        except Exception as error:  # noqa: BLE001 - another package's code fails in its own ways
+            reason = f"cannot be loaded: {type(error).__name__}: {error}"
+            rows.append({"name": name, "kind": "fusion", "summary": "", "reason": reason})
+    return rows
+
+
+def _rules(spec: SystemSpec) -> list[Row]:
+    rows: list[Row] = [{"name": spec.name, "kind": spec.kind, "summary": spec.summary}]
+    if "transductive" in spec.rules:
+        rows.append(
+            {
+                "name": spec.reported_as("transductive"),
+                "kind": spec.kind,
+                "summary": f"the networks of {spec.name}, every test clip coupled with others of "
+                "its batch, as published: what is predicted for a clip depends on its company, so "
+                f"this is never the best system; comes with -s {spec.name}",
+            }
+        )
+    return rows
 
 
 def perturbations() -> list[Row]:

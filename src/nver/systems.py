@@ -2,21 +2,29 @@
 
 A system is a name for an estimator with its settings. Some are judged by more than one rule: the
 trained network is the same, only the coupling of test clips differs (`nver.fusion.coupling`).
+
+A fusion of another package (entry points "nver.fusions") or of a file (``FILE.py:CLASS``) is a
+system too, under its own name.
 """
 
 from __future__ import annotations
 
+import hashlib
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from nver.errors import SettingsError
-from nver.registry import unknown
+from nver.errors import SettingsError, UnknownNameError
+from nver.registry import Registry, path_of, unknown
 
 if TYPE_CHECKING:
     import numpy as np
 
     from nver.estimators import EmotionClassifier, FusionClassifier, ViewChoice
+    from nver.fusion import Fusion
     from nver.training import TrainingSettings
 
 COUPLINGS: Mapping[str, str | None] = {"": None, "inductive": None, "transductive": "batch"}
@@ -39,6 +47,9 @@ class SystemSpec:
         The rules it is evaluated by: ("",) where a prediction depends on the clip alone by
         construction, ("inductive", "transductive") where clips are coupled. The second gives the
         rows of "<name>-transductive".
+    code : str
+        Hash of code that is not nver's: what an earlier version was trained to is not used again.
+        "" for nver's own.
     """
 
     name: str
@@ -46,10 +57,11 @@ class SystemSpec:
     kind: Literal["single", "fusion"]
     settings: Mapping[str, Any]
     rules: tuple[str, ...] = ("",)
+    code: str = ""
 
     def reported_as(self, rule: str) -> str:
         """Return the name under which a rule's predictions are recorded."""
-        return f"{self.name}-transductive" if rule == "transductive" else self.name
+        return f"{self.name}{TRANSDUCTIVE}" if rule == "transductive" else self.name
 
 
 @dataclass(frozen=True)
@@ -62,6 +74,8 @@ class Span:
 
 
 _BOTH = ("inductive", "transductive")
+TRANSDUCTIVE = "-transductive"
+_OTHERS = Registry("fusion", {}, group="nver.fusions")  # `nver.fusion` itself would load torch
 
 SPANS: Mapping[str, Span] = {
     "learning_rate": Span(2e-4, 5e-3, log=True),
@@ -111,16 +125,61 @@ SYSTEMS: Mapping[str, SystemSpec] = {
 
 
 def get_system(name: str) -> SystemSpec:
-    """Return the facts of a system.
+    """Return the facts of a system, or of a fusion that is no part of nver.
 
     Raises
     ------
     UnknownNameError
         If no table holds the name; the message names the nearest known one.
+    SettingsError
+        If the fusion cannot be loaded, or is none.
     """
-    if name not in SYSTEMS:
-        raise unknown("system", name, SYSTEMS)
-    return SYSTEMS[name]
+    if name in SYSTEMS:
+        return SYSTEMS[name]
+    if ".py:" in name:
+        path = path_of(name)
+        return _of_class(name, path.read_bytes() if path.is_file() else b"")
+    if name.endswith(".py"):
+        raise SettingsError(f"A fusion of your own is named FILE.py:CLASS, '{name}' has no class.")
+    if name in (others := other_fusions()):
+        return _of_class(name)
+    coupled = name.removesuffix(TRANSDUCTIVE)
+    if coupled != name and coupled in (*SYSTEMS, *others) and len(get_system(coupled).rules) > 1:
+        raise UnknownNameError(
+            f"'{name}' is a second row of the system '{coupled}', from the same trained networks. "
+            f"Ask for it with -s {coupled}."
+        )
+    raise unknown("system", name, [*SYSTEMS, *others])
+
+
+def other_fusions() -> tuple[str, ...]:
+    """Return the names of the fusions that other packages bring."""
+    return tuple(name for name in _OTHERS.names() if name not in SYSTEMS)
+
+
+@lru_cache(maxsize=64)
+def _of_class(name: str, text: bytes | None = None) -> SystemSpec:
+    """Return the facts of a fusion by its class; `text` is what its file holds."""
+    from nver.fusion import fusion_class
+
+    found = fusion_class(name)
+    summary = (found.__doc__ or "a fusion").strip().splitlines()[0].rstrip(".")
+    code = _package_hash(found) if text is None else hashlib.sha256(text).hexdigest()
+    rules = _BOTH if found.couples else ("",)
+    return SystemSpec(name, summary, "fusion", {"fusion": name}, rules, code)
+
+
+def _package_hash(found: type[Fusion]) -> str:
+    """Return the hash of all Python files of the package that a class comes from."""
+    package = sys.modules[found.__module__.partition(".")[0]]
+    folders = getattr(package, "__path__", None)
+    files = [Path(str(package.__file__))]
+    if folders is not None:
+        files = sorted(path for folder in folders for path in Path(folder).rglob("*.py"))
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
 
 
 def space(name: str) -> Mapping[str, float]:
@@ -166,7 +225,7 @@ def build(
     Parameters
     ----------
     name : str
-        A key of `SYSTEMS`.
+        A key of `SYSTEMS`, or of a fusion that is no part of nver.
     views : mapping of str to slice
         Encoder to its columns in the X that the estimator will see: one for a single system, two or
         more for a fusion.

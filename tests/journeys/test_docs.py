@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 
 import nver
+from nver import cli
 from nver.perturbation import PERTURBATIONS
 from nver.protocols import PROTOCOLS
 
@@ -23,6 +25,31 @@ def test_add_an_encoder(capsys) -> None:
     names: dict[str, object] = {"__name__": "example"}
     exec(compile(_blocks("add-an-encoder.md"), "add-an-encoder.md", "exec"), names)  # noqa: S102
     assert names["Loudness"]().card.dim == 5
+
+
+def test_add_a_fusion(bursts, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "my_fusion.py"
+    file.write_text(_blocks("add-a-fusion.md"), encoding="utf-8")
+    own, out = "my_fusion.py:Gated", str(tmp_path / "run")
+    command = [
+        "evaluate",
+        str(bursts),
+        "-e",
+        "spectral",
+        "-e",
+        "prosodic",
+        "--folds",
+        "column:fold",
+    ]
+    command += ["-s", own, "-s", "concat-lda", "--seeds", "1", "--jobs", "1", "--out", out]
+    assert cli.main(command) == cli.DONE
+    assert cli.main(["compare", out, "-s", own, "-s", "concat-lda"]) == cli.DONE
+    told = " ".join(capsys.readouterr().out.split())
+    assert f"{own} (spectral+prosodic) " in told
+    run = json.loads((tmp_path / "run" / "run.json").read_text())
+    (entry,) = (entry for entry in run["systems"] if entry["name"] == own)
+    assert entry["summary"] == "A weighted mean of the branches; the weights are the clip's own"
 
 
 def test_from_python(tmp_path, monkeypatch) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from importlib.metadata import EntryPoint, EntryPoints
+
 import numpy as np
 import pytest
 
+from nver import listings, registry
 from nver.errors import SettingsError, UnknownNameError
 from nver.estimators import EmotionClassifier, FusionClassifier, ViewChoice
 from nver.fusion import FUSIONS
 from nver.schedule import LINEAR
-from nver.systems import COUPLINGS, SYSTEMS, build, fit_many, get_system, space
+from nver.systems import COUPLINGS, SYSTEMS, build, fit_many, get_system, other_fusions, space
 from nver.training import TrainingSettings
 
 TWO = {"spectral": slice(0, 6), "prosodic": slice(6, 14)}
@@ -85,6 +88,96 @@ def test_the_number_of_encoders_must_fit():
 def test_an_unknown_system_gets_the_nearest():
     with pytest.raises(UnknownNameError, match=r"^Unknown system 'matta'\. Did you mean 'mata'\?"):
         get_system("matta")
+
+
+OWN = """
+import torch
+from nver.fusion import Fusion
+from nver.heads import Classifier
+
+
+class {name}(Fusion):
+    '''A sum.
+
+    More of it.'''
+
+    def __init__(self, shape):
+        super().__init__(shape, shape.branches())
+        self.classifier = Classifier(shape.branch_width, shape.classes, shape.dropout, shape.hidden)
+
+    def join(self, latents, moved, batch):
+        return self.classifier(sum(latents), batch)
+
+
+class Coupled({name}):
+    couples = True
+
+
+class Unfinished(Fusion):
+    pass
+
+
+number = 3
+"""
+
+
+def test_a_fusion_in_a_file_is_a_system(tmp_path):
+    file = tmp_path / "own.py"
+    file.write_text(OWN.format(name="Sum"), encoding="utf-8")
+    spec = get_system(f"{file}:Sum")
+    assert (spec.kind, spec.summary, spec.rules) == ("fusion", "A sum", ("",))
+    assert get_system(f"{file}:Coupled").rules == ("inductive", "transductive")
+    assert set(space(f"{file}:Sum")) == {"learning_rate", "dropout", "width"}
+    X, y, groups = _toy_part()
+    short = TrainingSettings(epochs=2, min_steps=0)
+    models = [build(spec.name, TWO, seed).set_params(settings=short) for seed in (0, 1, 1)]
+    alone = models.pop().fit(X, y, groups)
+    assert sorted(fit_many(models, [(X, y, groups)] * 2)) == [0, 1]
+    assert type(alone.network_) is type(models[1].network_)
+    np.testing.assert_allclose(models[1].predict_proba(X), alone.predict_proba(X), atol=1e-4)
+    file.write_text(OWN.format(name="Sum") + "# another version", encoding="utf-8")
+    assert get_system(f"{file}:Sum").code != spec.code
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "said"),
+    [
+        ("{file}:Unfinished", SettingsError, r"Fusion '.*own\.py:Unfinished' lacks join\."),
+        ("{file}:number", SettingsError, "must name a class or function, 'number' is a int"),
+        ("{file}:Classifier", SettingsError, "must be a class derived from nver.fusion.Fusion"),
+        ("{file}:Summ", UnknownNameError, r"class of own\.py 'Summ'\. Did you mean 'Sum'\?"),
+        ("{file}", SettingsError, r"named FILE\.py:CLASS, '.*own\.py' has no class"),
+        ("{file}.py:Sum", SettingsError, r"there is no file .*own\.py\.py"),
+        ("mata-transductive", UnknownNameError, "second row of the system 'mata'.* -s mata"),
+    ],
+)
+def test_what_is_no_system_says_so(tmp_path, name, error, said):
+    file = tmp_path / "own.py"
+    file.write_text(OWN.format(name="Sum"), encoding="utf-8")
+    with pytest.raises(error, match=said):
+        get_system(name.format(file=file))
+
+
+def test_fusions_of_other_packages_are_listed_and_evaluated(tmp_path, monkeypatch):
+    (tmp_path / "other_fusions.py").write_text(OWN.format(name="Sum"), encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    points = EntryPoints(
+        EntryPoint(name, f"other_fusions:{target}", "nver.fusions")
+        for name, target in (("sum", "Sum"), ("coupled-sum", "Coupled"), ("gone", "Gone"))
+    )
+    monkeypatch.setattr(registry, "entry_points", lambda group: points.select(group=group))
+    assert other_fusions() == ("coupled-sum", "gone", "sum")
+    *own, coupled, coupled_too, gone, last = listings.systems()
+    assert {row["name"] for row in own} >= {*SYSTEMS, "mata-transductive"}
+    assert coupled_too["name"] == "coupled-sum-transductive"
+    assert (coupled["summary"], last["summary"]) == ("a fusion", "A sum")
+    assert "cannot be loaded: AttributeError" in gone["reason"]
+    assert get_system("sum").code
+    model = build("sum", TWO, 1).set_params(settings=TrainingSettings(epochs=1, min_steps=0))
+    X, y, groups = _toy_part()
+    assert model.fit(X, y, groups).predict_proba(X).shape == (24, 3)
+    with pytest.raises(UnknownNameError, match="Did you mean 'sum'"):
+        get_system("summ")
 
 
 def _toy_part():

@@ -7,9 +7,7 @@ it is.
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import wraps
@@ -25,7 +23,7 @@ from nver.encoders.hub import HUB_ID, reach, refusal
 from nver.encoders.network import require_network
 from nver.errors import CheckpointError, EncoderError
 from nver.home import weights_folders
-from nver.registry import nearest, require, unknown
+from nver.registry import from_file, nearest, path_of, require
 from nver.shapes import Embeddings, Mono
 
 TYPES = {
@@ -93,11 +91,11 @@ def builder_in(name: str) -> Callable[..., Any]:
     Raises
     ------
     EncoderError
-        As `from_file`, or if the class lacks a member.
+        As `nver.registry.from_file`, or if the class lacks a member.
     UnknownNameError
         If the file has nothing of that name.
     """
-    build = from_file(name)
+    build = from_file(name, EncoderError)
     lacking = sorted(getattr(build, "__abstractmethods__", ()))
     if lacking:
         raise EncoderError(
@@ -121,49 +119,6 @@ def signature_of(build: Callable[..., Any]) -> inspect.Signature:
         return inspect.signature(build)
     except ValueError:
         return inspect.Signature()
-
-
-def path_of(name: str) -> Path:
-    """Return the file of ``FILE.py:CLASS``."""
-    return Path(name.rpartition(":")[0]).expanduser().resolve()
-
-
-def from_file(name: str) -> Callable[..., Any]:
-    """Return what ``FILE.py:CLASS`` names.
-
-    Raises
-    ------
-    EncoderError
-        If there is no such file, it cannot be run, or it is neither a class nor a function.
-    UnknownNameError
-        If the file has nothing of that name.
-    """
-    path, attribute = path_of(name), name.rpartition(":")[2]
-    if not path.is_file():
-        raise EncoderError(f"'{name}' must be FILE.py:CLASS, and there is no file {path}.")
-    module_name = f"nver_own_{path.stem}"
-    spec = importlib.util.spec_from_file_location(module_name, path)
-    if spec is None or spec.loader is None:
-        raise EncoderError(f"{path} cannot be read as a Python file.")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[module_name] = module  # dataclasses of the file look themselves up there
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise EncoderError(f"{path} cannot be run: {type(error).__name__}: {error}") from error
-    if not hasattr(module, attribute):
-        made = [
-            known
-            for known, value in vars(module).items()
-            if getattr(value, "__module__", None) == module_name
-        ]
-        raise unknown(f"class of {path.name}", attribute, made)
-    found: Callable[..., Any] = getattr(module, attribute)
-    if not callable(found):
-        raise EncoderError(
-            f"'{name}' must name a class or function, '{attribute}' is a {type(found).__name__}."
-        )
-    return found
 
 
 def name_of_type(checkpoint: str | Path) -> str:

@@ -34,7 +34,8 @@ class FusionClassifier(EmbeddingClassifier):
     Parameters
     ----------
     fusion : {"concat", "late", "transport", "attention", "mata"}
-        How; other packages may add theirs (entry points "nver.fusions").
+        How; other packages may add theirs (entry points "nver.fusions"), and ``FILE.py:CLASS`` is
+        one of your own.
     branch : {"fcn", "cnn"}
         What each embedding passes first: a dense layer, or convolutions as in the paper.
     views : mapping of str to slice, optional

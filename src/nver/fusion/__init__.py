@@ -8,7 +8,7 @@ the fusion alone: `concat` and `late` are the baselines, `transport` is MATA wit
 
 from __future__ import annotations
 
-from nver.fusion.base import Fusion, FusionShape, build_fusion
+from nver.fusion.base import Fusion, FusionShape, build_fusion, fusion_class
 from nver.fusion.coupling import BatchCoupling, Companions, Coupling, EntropicMap
 from nver.fusion.table import FUSIONS
 
@@ -21,4 +21,5 @@ __all__ = [
     "Fusion",
     "FusionShape",
     "build_fusion",
+    "fusion_class",
 ]

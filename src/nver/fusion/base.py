@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, final
 
@@ -14,6 +14,7 @@ from nver.errors import SettingsError
 from nver.fusion.coupling import BatchCoupling, Coupling, Latents, Moved, TransportSettings
 from nver.fusion.table import FUSIONS
 from nver.heads import HIDDEN, Batch, ConvTrunk, Hidden, Linear
+from nver.registry import from_file
 
 BRANCH_WIDTH = 120
 """Width of every branch (arXiv 2409.14221)."""
@@ -150,8 +151,26 @@ class Fusion(nn.Module, ABC):
         return self.join(latents, coupling.move(latents), batch)
 
 
+def fusion_class(name: str) -> type[Fusion]:
+    """Return the class of a fusion: a name of the table, or ``FILE.py:CLASS``.
+
+    Raises
+    ------
+    UnknownNameError
+        If no table, or the file, holds the name.
+    SettingsError
+        If it is no fusion, lacks a member, or its file cannot be run.
+    """
+    found = from_file(name, SettingsError) if ".py:" in name else FUSIONS.load(name)
+    if not (isinstance(found, type) and issubclass(found, Fusion)):
+        raise SettingsError(f"'{name}' must be a class derived from nver.fusion.Fusion.")
+    if lacking := sorted(getattr(found, "__abstractmethods__", ())):
+        raise SettingsError(f"Fusion '{name}' lacks {' and '.join(lacking)}.")
+    return found
+
+
 def build_fusion(name: str, shape: FusionShape) -> Fusion:
-    """Return the fusion called `name`.
+    """Return the fusion called `name`, as `fusion_class` finds it.
 
     Raises
     ------
@@ -165,5 +184,5 @@ def build_fusion(name: str, shape: FusionShape) -> Fusion:
             f"A fusion needs the views of at least two encoders, got {len(shape.views)}. "
             "For one encoder use EmotionClassifier."
         )
-    fusion: Fusion = FUSIONS.load(name)(shape)
-    return fusion
+    build: Callable[[FusionShape], Fusion] = fusion_class(name)
+    return build(shape)
