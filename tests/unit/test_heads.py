@@ -25,7 +25,7 @@ from nver.heads import (
     standardise,
 )
 from nver.heads.trunk import loops_work
-from nver.training import stack
+from nver.training import seeded, stack
 
 F64 = torch.float64
 CPU = torch.device("cpu")
@@ -86,6 +86,36 @@ def test_the_compiled_blocks_are_two_blocks_and_so_are_their_gradients(clips, di
     for a, b in zip(got, expected, strict=True):
         torch.testing.assert_close(a, b, **close)
     torch.testing.assert_close(trunks[1].maps(x[1]), mine[1], **close)
+
+
+@pytest.mark.parametrize("work", [True, False], ids=["compiled", "torch"])
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_a_bias_that_the_standardisation_takes_away_gets_no_gradient(monkeypatch, dtype, work):
+    """Of 9, 4 and 1 clips; the first filter is always above 0, so that its bias moves the mean.
+
+    In the second and third member nothing is there to be taken away: it is always 0, or its single
+    clip is standardised by averages.
+    """
+    assert loops_work(dtype)
+    monkeypatch.setattr("nver.heads.networks.loops_work", lambda _: work)
+    with seeded(0):
+        whole = stack.stack([ConvTrunk(24, (3, 5)).to(dtype) for _ in range(3)], CPU)
+    whole.blocks[1].bias.data[:, 0] = torch.tensor([9.0, -9.0, 9.0])
+    generator = torch.Generator().manual_seed(0)
+    present = torch.arange(9) < torch.tensor([9, 4, 1]).unsqueeze(1)
+    x = torch.randn(3, 9, 24, generator=generator, dtype=F64).to(dtype)
+    upstream = torch.randn(3, 9, whole.width, generator=generator, dtype=F64).to(dtype)
+    upstream *= present.unsqueeze(-1)
+    batch, bias = Batch(present, _bits), whole.blocks[1].bias
+    (mine,) = torch.autograd.grad(whole(x, batch), bias, upstream)
+    plain = whole.standardise(whole.maps(x).flatten(-2), batch)
+    (theirs,) = torch.autograd.grad(plain, bias, upstream)
+    close = {"atol": 1e-12, "rtol": 1e-9} if dtype == F64 else {"atol": 1e-3, "rtol": 1e-4}
+    torch.testing.assert_close(mine, theirs, **close)
+    assert mine[:2, 0].tolist() == [0, 0]
+    assert theirs[0, 0] != 0  # rounding
+    assert mine[2, 0] != 0
+    assert torch.all(mine[:2, 1:].abs().sum(1) > 0.1)
 
 
 def test_without_the_loops_or_with_a_gradient_at_the_input_torch_does_it(monkeypatch):

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import Any, final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from nver.heads.products import accumulate, multiply, sums
@@ -39,7 +39,9 @@ class _ConvPool(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, balanced: Tensor | None
+    ) -> Tensor:
         members, clips, length, channels = x.shape
         pooled = (length - KERNEL + 1) // 2
         used = x[:, :, : 2 * (pooled + 1)]
@@ -58,21 +60,23 @@ class _ConvPool(torch.autograd.Function):
             torch.maximum(even, odd, out=part)
             part.add_(bias[m, None, None]).relu_()
         ctx.save_for_backward(pairs, weight, out, even_wins)
-        ctx.length = length
+        ctx.length, ctx.balanced = length, balanced
         return out
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         pairs, weight, out, even_wins = ctx.saved_tensors
         members, clips, per_clip, width = pairs.shape
         pooled, filters = per_clip - 1, weight.shape[2]
         d_weight, d_bias = torch.zeros_like(weight), weight.new_zeros(members, filters)
+        most = None if ctx.balanced is None else _mostly(out > 0, ctx.balanced).to(out.dtype)
         d_x = None
         if ctx.needs_input_grad[0]:
             d_x = pairs.new_zeros(members, clips, ctx.length, width // 2)
         for m, here in parts(pairs):
             passed = gradient[m, here] * (out[m, here] > 0)
-            d_bias[m] += sums(passed.flatten(1, 2))
+            told = passed if most is None else passed - gradient[m, here] * most[m]
+            d_bias[m] += sums(told.flatten(1, 2))
             # Zeros where a row reaches into the next clip.
             even, odd = passed.new_zeros(2, *passed.shape[:2], per_clip, filters)
             torch.mul(passed, even_wins[m, here], out=even[:, :, :pooled])
@@ -83,7 +87,13 @@ class _ConvPool(torch.autograd.Function):
                 d_rows = even.new_empty(len(even), flat[0].shape[1], width)
                 input_gradient(*flat, weight[m], d_rows)
                 d_x[m, here, : 2 * per_clip] = d_rows.view(*passed.shape[:2], -1, width // 2)
-        return d_x, d_weight, d_bias
+        return d_x, d_weight, d_bias, None
+
+
+def _mostly(passes: Tensor, balanced: Tensor) -> Tensor:
+    """Return [members, 1, pooled, filters]: whether more than half of the balanced clips pass."""
+    count = (passes & balanced[:, :, None, None]).sum(1, keepdim=True)
+    return 2 * count > balanced.sum(1)[:, None, None, None]
 
 
 def parts(x: Tensor) -> Iterator[tuple[slice, slice]]:
@@ -150,11 +160,19 @@ class ConvPool(nn.Module):
         self.bias = nn.Parameter(torch.empty(filters).uniform_(-bound, bound))
 
     def forward(
-        self, x: Float[Tensor, "*members clips length channels"]
+        self,
+        x: Float[Tensor, "*members clips length channels"],
+        balanced: Bool[Tensor, "*members clips"] | None = None,
     ) -> Float[Tensor, "*members clips pooled filters"]:
-        """Return the pooled activations; ``pooled = (length - 2) // 2``, length at least 4."""
+        """Return the pooled activations; ``pooled = (length - 2) // 2``, length at least 4.
+
+        The gradients of `balanced` clips at an activation sum to 0, because a standardisation along
+        the clips follows. A bias is then told minus the gradients of clips that do not pass where
+        most do. In exact numbers this is the sum over those that pass. Where all pass the sum would
+        be nothing but rounding, of which Adam makes steps as large as any other's.
+        """
         stacked = self.weight.dim() == 3
-        given = (x, self.weight, self.bias)
-        whole = given if stacked else tuple(part.unsqueeze(0) for part in given)
+        given = (x, self.weight, self.bias, balanced)
+        whole = given if stacked else [None if p is None else p.unsqueeze(0) for p in given]
         out: Tensor = _ConvPool.apply(*whole)  # type: ignore[no-untyped-call]
         return out if stacked else out.squeeze(0)

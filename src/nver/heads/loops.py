@@ -108,9 +108,34 @@ def pool(product, bias, out, winner):
 
 @compiled_and_kept
 @no_type_check
-def pool_back(gradient, winner, product, d_bias):
-    """Set what passes back to the product (0 from 2 `pooled` on); add to d_bias."""
+def mostly(winner, balanced, most):
+    """Set most [pooled, filters] to 1 where more than half of the balanced clips pass the ReLU.
+
+    Shapes: winner [clips, pooled, filters], see `pool`; balanced [clips].
+    """
+    half = balanced.sum() // 2
+    count = np.empty(winner.shape[2], np.int32)
+    for s in range(winner.shape[1]):
+        count[:] = 0
+        for c in range(winner.shape[0]):
+            if balanced[c]:
+                won = winner[c, s]
+                for k in range(won.size):
+                    count[k] += 1 if won[k] != 0 else 0
+        for k in range(count.size):
+            most[s, k] = 1 if count[k] > half else 0
+
+
+@compiled_and_kept
+@no_type_check
+def pool_back(gradient, winner, most, product, d_bias):
+    """Set what passes back to the product (0 from 2 `pooled` on); add to d_bias.
+
+    Where most [pooled, filters] is 1, the gradients of all clips together are 0: the bias is told
+    minus those that do not pass.
+    """
     clips, pooled, filters = gradient.shape
+    none = gradient.dtype.type(0)
     for c in range(clips):
         for s in range(pooled):
             given, won = gradient[c, s], winner[c, s]
@@ -120,7 +145,9 @@ def pool_back(gradient, winner, product, d_bias):
             for k in range(filters):
                 odd[k] = given[k] if won[k] == ODD else 0
             for k in range(filters):
-                d_bias[k] += even[k] + odd[k]
+                inverse, passes = most[s, k] != 0, won[k] != 0
+                told = -given[k] if inverse else given[k]
+                d_bias[k] += told if inverse != passes else none
         for s in range(2 * pooled, product.shape[1]):
             for k in range(filters):
                 product[c, s, k] = 0

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import final
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from nver.errors import SettingsError
@@ -64,20 +64,26 @@ class ConvTrunk(nn.Module):
     ) -> Float[Tensor, "*members clips width"]:
         """Return the flattened, standardised activations, dropped ones set to 0."""
         padded = nn.functional.pad(x, (0, self.padding)) if self.padding else x
-        standardised: Tensor = self.standardise(self.maps(padded).flatten(-2), batch)
+        maps = self.maps(padded, self.standardise.balanced(x, batch))
+        standardised: Tensor = self.standardise(maps.flatten(-2), batch)
         return standardised
 
     def maps(
-        self, x: Float[Tensor, "*members clips dim"]
+        self,
+        x: Float[Tensor, "*members clips dim"],
+        balanced: Bool[Tensor, "*members clips"] | None = None,
     ) -> Float[Tensor, "*members clips pooled filters"]:
-        """Return what the blocks make of x."""
+        """Return what the blocks make of x; `balanced`: see `ConvPool.forward`."""
         if x.device.type != "cpu" or x.requires_grad or not loops_work(x.dtype):
-            maps: Tensor = self.blocks(x.unsqueeze(-1))
+            first, second = self.blocks
+            maps: Tensor = second(first(x.unsqueeze(-1)), balanced)
             return maps
         given = [x, *self.blocks.parameters()]  # weight and bias of the first, then of the second
         if x.dim() == 3:
-            return two_blocks(*given)
-        return two_blocks(*(part.unsqueeze(0) for part in given)).squeeze(0)
+            return two_blocks(*given, balanced=balanced)
+        whole = (part.unsqueeze(0) for part in given)
+        clips = None if balanced is None else balanced.unsqueeze(0)
+        return two_blocks(*whole, balanced=clips).squeeze(0)
 
 
 @final

@@ -11,7 +11,7 @@ from functools import cache
 from typing import Any, final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from nver.heads import loops
@@ -147,6 +147,21 @@ class Standardise(nn.Module):
             out = torch.where(enough.unsqueeze(-1), out, self._by_averages(x))
         standardised: Tensor = self.dropout(out, batch)
         return standardised
+
+    @staticmethod
+    def balanced(
+        x: Float[Tensor, "*members clips width"], batch: Batch | None
+    ) -> Bool[Tensor, "*members clips"] | None:
+        """Return the clips of which the gradients at x sum to 0; None: not even those of all do.
+
+        A shift of a feature of all clips is taken away again where the batch says the mean.
+        """
+        if batch is None or batch.bits is None:
+            return None
+        present = torch.ones(x.shape[:-1], dtype=torch.bool, device=x.device)
+        if batch.present is not None:
+            present.copy_(batch.present)
+        return present & (present.sum(-1, keepdim=True) > 1)
 
     def _by_averages(self, x: Tensor) -> Tensor:
         scale = (self.variance + self.eps).rsqrt()

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any, final
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from nver.heads import loops
@@ -30,7 +31,7 @@ class _TwoBlocks(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, *parameters: Tensor) -> Tensor:
+    def forward(ctx: Any, balanced: Tensor | None, x: Tensor, *parameters: Tensor) -> Tensor:
         weight, bias, weight_2, bias_2 = parameters
         members, clips, length = x.shape
         filters, filters_2 = weight.shape[2], weight_2.shape[2]
@@ -49,6 +50,7 @@ class _TwoBlocks(torch.autograd.Function):
             torch.mm(windows[:rows], weight_2[m], out=product[:rows])
             loops.pool(product_, b_2[m], out_[m, here], won_2_[m, here])
         ctx.save_for_backward(x, weight_2, between, won, won_2)
+        ctx.balanced = balanced
         return out
 
     @staticmethod
@@ -59,21 +61,31 @@ class _TwoBlocks(torch.autograd.Function):
         # Of the second block, transposed: that product is faster.
         turned, d_bias_2 = torch.zeros_like(weight_2.mT), x.new_zeros(members, filters_2)
         windows, product, windows_, product_ = _room(between, filters_2)
+        most = _mostly(won_2, ctx.balanced)
         x_, given, between_, won_, won_2_ = _arrays(x, gradient.contiguous(), between, won, won_2)
         d_w, d_b, d_b_2 = _arrays(d_weight, d_bias, d_bias_2)
         for m, here, rows in _parts(between):
-            loops.pool_back(given[m, here], won_2_[m, here], product_, d_b_2[m])
+            loops.pool_back(given[m, here], won_2_[m, here], most[m], product_, d_b_2[m])
             loops.spread(between_[m, here], windows_)
             turned[m].addmm_(product[:rows].mT, windows[:rows])
             # In the same room, which fits the cache: now the gradient at the windows.
             torch.mm(product[:rows], weight_2[m].mT, out=windows[:rows])
             loops.read_back(x_[m, here], windows_, won_[m, here], d_w[m], d_b[m])
-        return None, d_weight, d_bias, turned.mT.contiguous(), d_bias_2
+        return None, None, d_weight, d_bias, turned.mT.contiguous(), d_bias_2
 
 
 def _arrays(*tensors: Tensor) -> list[Any]:
     """Return the tensors as numpy sees them: parts of those are quickly made."""
     return [tensor.numpy() for tensor in tensors]
+
+
+def _mostly(won: Tensor, balanced: Tensor | None) -> Any:
+    """Return `loops.mostly` of each member; nothing is balanced where None is given."""
+    most = np.zeros((len(won), *won.shape[2:]), np.int8)
+    if balanced is not None:
+        for m, (winner, clips) in enumerate(zip(won.numpy(), balanced.numpy(), strict=True)):
+            loops.mostly(winner, clips, most[m])
+    return most
 
 
 def _parts(between: Tensor) -> Iterator[tuple[int, slice, int]]:
@@ -103,12 +115,14 @@ def two_blocks(
     bias: Float[Tensor, "members filters"],
     weight_2: Float[Tensor, "members inner filters_2"],
     bias_2: Float[Tensor, "members filters_2"],
+    *,
+    balanced: Bool[Tensor, "members clips"] | None = None,
 ) -> Float[Tensor, "members clips pooled filters_2"]:
     """Return what two blocks (`ConvPool`) with these weights make of x; x itself gets no gradient.
 
-    x is at least 10 long, on a CPU where `loops_work`.
+    x is at least 10 long, on a CPU where `loops_work`; `balanced`: see `ConvPool.forward`.
     """
-    given = (x, weight, bias, weight_2, bias_2)
+    given = (balanced, x, weight, bias, weight_2, bias_2)
     out: Tensor = _TwoBlocks.apply(*given)  # type: ignore[no-untyped-call]
     return out
 
