@@ -25,6 +25,7 @@ from nver.report.tables import (
     best,
     groups,
     percent,
+    shared_encoders,
 )
 
 _SPECIAL = {
@@ -147,13 +148,16 @@ def markdown(record: RunRecord) -> str:
 def latex(record: RunRecord) -> str:
     """Return the table with its caption in LaTeX; its first line says which packages it needs.
 
-    It is a float; more rows than a page holds (`LONG`) make a longtable.
+    It is a float as wide as its column; more rows than a page holds (`LONG`) make a longtable.
+    Encoders that all fusions share stand in their heading.
     """
-    grouped = table_rows(record)
+    grouped, shared = table_rows(record), shared_encoders(record.systems)
     parts = []
     for heading, members in grouped:
-        lines = [rf"\multicolumn{{5}}{{l}}{{\emph{{{escaped(heading)}}}}} \\"]
-        lines += [_latex_row(row) for row in members]
+        alike = members[0].system.encoders == shared
+        named = escaped(f"{heading}: {' + '.join(shared)}" if alike else heading)
+        lines = [rf"\multicolumn{{5}}{{@{{}}p{{\linewidth}}@{{}}}}{{\emph{{{named}}}}} \\"]
+        lines += [_latex_row(row, encoders=not alike) for row in members]
         parts.append("\n".join(lines))
     # A line that ends in a hyphen would be printed with a space after it.
     told = textwrap.fill(
@@ -163,20 +167,28 @@ def latex(record: RunRecord) -> str:
     named = rf"\caption{{{told}}}\label{{tab:nver-{label}}}"
     body = "\n\\midrule\n".join(parts)
     form = _LONG if sum(len(members) for _, members in grouped) > LONG else _FLOAT
-    parts_of = {"CAPTION": named, "HEAD": _HEAD, "BODY": body}
-    return re.sub("CAPTION|HEAD|BODY", lambda found: parts_of[found[0]], form)
+    parts_of = {"CAPTION": named, "COLUMNS": _COLUMNS, "HEAD": _HEAD, "BODY": body}
+    return re.sub("CAPTION|COLUMNS|HEAD|BODY", lambda found: parts_of[found[0]], form)
 
+
+_LATEX_ENDS = r" {{\scriptsize[{}, {}]}}"
 
 LONG = 40
 """Most rows of a table that is one float."""
 
 _HEAD = r"System & Encoders & UAR \% & Accuracy \% & Macro-F1 \% \\"
 
-_FLOAT = r"""% needs \usepackage{booktabs}
+_COLUMNS = r"""@{}
+  >{\raggedright\arraybackslash}p{0.21\linewidth}
+  >{\raggedright\arraybackslash}p{0.155\linewidth}
+  rrr@{}"""
+
+_FLOAT = r"""% needs \usepackage{array,booktabs}; in two columns make it a table*
 \begin{table}
 \centering
 CAPTION
-\begin{tabular}{llrrr}
+\footnotesize\setlength{\tabcolsep}{2pt}
+\begin{tabular}{COLUMNS}
 \toprule
 HEAD
 \midrule
@@ -186,9 +198,9 @@ BODY
 \end{table}
 """
 
-_LONG = r"""% needs \usepackage{booktabs,longtable}
-{\footnotesize
-\begin{longtable}{llrrr}
+_LONG = r"""% needs \usepackage{array,booktabs,longtable}
+{\footnotesize\setlength{\tabcolsep}{2pt}
+\begin{longtable}{COLUMNS}
 CAPTION \\
 \toprule
 HEAD
@@ -258,15 +270,15 @@ def escaped(text: str) -> str:
     return "".join(_SPECIAL.get(sign, sign) for sign in _CONTROL.sub(" ", text))
 
 
-def _latex_row(row: TableRow) -> str:
+def _latex_row(row: TableRow, *, encoders: bool) -> str:
     name = escaped(row.system.name) + (
         rf"\textsuperscript{{{escaped(row.marks)}}}" if row.marks else ""
     )
-    cells = [name, escaped(" + ".join(row.system.encoders))]
-    cells = [_bold(cell, row.best, r"\textbf{{{}}}") for cell in cells]
+    cells = [_bold(name, row.best, r"\textbf{{{}}}")]
+    cells.append(escaped(" + ".join(row.system.encoders)) if encoders else "")
     for estimate in _estimates(row.system):
         value = _bold(percent(estimate.value), row.best, r"\textbf{{{}}}")
-        cells.append(f"{value}{_ends(estimate, ' {{[}}{}, {}{{]}}')}")
+        cells.append(f"{value}{_ends(estimate, _LATEX_ENDS)}")
     return " & ".join(cells) + r" \\"
 
 

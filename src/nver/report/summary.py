@@ -188,7 +188,10 @@ def _confidence(record: RunRecord) -> Statement | None:
     ece = number((entry.get("raw") or {}).get("ece"))
     if math.isnan(ece):
         return None
-    text = f"The probabilities of {top.name} are off by {percent(ece)} points on average (ECE)"
+    text = f"The probabilities of {top.name} are off by {percent(ece)} points on average (ECE"
+    if not math.isnan(chance := number(entry["raw"].get("ece_by_chance"))):
+        text += f"; perfect calibration would show about {percent(chance)} by chance"
+    text += ")"
     if scaled := entry.get("scaled"):
         text += f"; after temperature scaling by {percent(number(scaled.get('ece')))}"
     return Statement("Confidence", f"{text}.")

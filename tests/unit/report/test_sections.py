@@ -112,6 +112,19 @@ def test_a_small_p_whose_interval_holds_zero_is_no_difference(full):
     assert "holds zero: they cannot be told apart." in told
 
 
+def test_the_summary_says_how_much_of_the_ece_is_chance(full):
+    def change(scores, run):
+        for entry in scores["calibration"]:
+            entry["raw"] |= {"ece": 0.12, "ece_by_chance": 0.034}
+
+    told = {point.topic: point.text for point in summarise(full(change))}["Confidence"]
+    assert (
+        "off by 12.0 points on average (ECE; perfect calibration would show about 3.4 by " in told
+    )
+    without = {point.topic: point.text for point in summarise(full())}["Confidence"]
+    assert "on average (ECE)" in without
+
+
 def test_effect_sizes_of_two_kinds_are_both_named(full):
     def change(scores, run):
         first, *rest = scores["comparisons"]["pairs"]
