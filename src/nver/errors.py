@@ -56,6 +56,10 @@ class SettingsError(NverError, ValueError):
     """A setting is outside its range."""
 
 
+class DivergedError(NverError, ArithmeticError):
+    """A training ended with weights that are NaN or infinite."""
+
+
 class UnknownNameError(NverError, KeyError):
     """A name is in no table; the message names the nearest known one."""
 

@@ -15,7 +15,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from nver.errors import SettingsError
-from nver.estimators import EmotionClassifier, FusionClassifier, fit_many
+from nver.estimators import EmotionClassifier, fit_many
 from nver.fusion import FUSIONS, FusionShape, attention_core, build_fusion, coupling
 from nver.heads import Batch, build_head, layers, standardise
 from nver.training import (
@@ -375,46 +375,3 @@ def test_a_stack_leaves_its_networks_alone_and_gives_them_back():
     for place, m in enumerate((2, 0)):
         for name, value in networks[m].state_dict().items():
             assert torch.equal(stack.member_state(whole, place)[name], value)
-
-
-def _clips(per_class, seed=0):
-    rng = np.random.default_rng(seed)
-    y = np.tile(np.array(["anger", "fear", "joy"]), per_class)
-    X = np.tile(np.eye(3, 22) * 2, (per_class, 1)) + rng.standard_normal((3 * per_class, 22))
-    return X, y, np.arange(len(y)) // 3
-
-
-def test_estimators_fitted_at_once_are_what_each_fit_makes():
-    """Two systems, folds of unequal size, seeds, a linear one, other classes: all in one call."""
-    X, y, groups = _clips(12)
-    views = {"a": slice(0, 10), "b": slice(10, 22)}
-
-    def make():
-        mata = [
-            FusionClassifier("mata", "fcn", views, settings=SHORT, random_state=s)
-            for s in (0, 1, 2)
-        ]
-        other = FusionClassifier("mata", "fcn", views, eps=0.2, settings=SHORT)
-        fcn = [EmotionClassifier("fcn", SHORT, s) for s in (0, 1)]
-        return [*mata, other, *fcn, EmotionClassifier("lda")]
-
-    some = y != "joy"
-    data = [
-        (X, y, groups),
-        (X[:30], y[:30], groups[:30]),
-        (X, y, groups),
-        (X, y, groups),
-        (X[some], y[some], None),
-        (X, y, None),
-        (X, y, None),
-    ]
-    many = make()
-    assert fit_many(many, data) == many
-    for fitted, alone, (own, labels, speakers) in zip(many, make(), data, strict=True):
-        alone.fit(own, labels, groups=speakers)
-        assert fitted.classes_.tolist() == alone.classes_.tolist()
-        np.testing.assert_allclose(fitted.predict_proba(X), alone.predict_proba(X), atol=1e-4)
-        if isinstance(fitted, FusionClassifier):
-            np.testing.assert_array_equal(fitted.references_, alone.references_)
-    assert np.abs(many[0].predict_proba(X) - many[2].predict_proba(X)).max() > 1e-3
-    assert np.abs(many[0].predict_proba(X) - many[3].predict_proba(X)).max() > 1e-3

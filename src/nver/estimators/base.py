@@ -18,7 +18,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, validate_data
 from torch import Tensor, nn
 
-from nver.errors import SettingsError
+from nver.errors import DivergedError, SettingsError
 from nver.training import History, TrainingSettings, finishing, seeded
 
 Groups = ArrayLike | Sequence[Any] | None
@@ -71,6 +71,11 @@ class EmbeddingClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[
         Returns
         -------
         self
+
+        Raises
+        ------
+        DivergedError
+            If the network's weights are NaN or infinite in the end.
         """
         return fit_many([self], [(X, y, groups)])[0]
 
@@ -179,6 +184,8 @@ def fit_in_turn(
     ------
     SettingsError
         If there are not as many estimators as data.
+    DivergedError
+        After all others are yielded, if the weights of some are NaN or infinite.
     """
     if len(estimators) != len(data):
         raise SettingsError(
@@ -192,14 +199,27 @@ def fit_in_turn(
             yield place
         else:
             alike.setdefault(estimator._alike(), {})[place] = training
+    diverged = []
     for group in alike.values():
         places = list(group)
         device = estimators[places[0]].device
         for number, history in _train(list(group.values()), device, at_once):
-            estimator = estimators[places[number]]
+            estimator, training = estimators[places[number]], group[places[number]]
             estimator.history_ = history
-            estimator._keep(group[places[number]])
+            if not all(bool(x.isfinite().all()) for x in training.network.state_dict().values()):
+                diverged.append(training.settings.learning_rate)
+                continue
+            estimator._keep(training)
             yield places[number]
+    if diverged:
+        raise DivergedError(
+            f"{_which(len(diverged), len(estimators))} diverged: the weights are NaN or infinite. "
+            f"Lower the learning rate ({max(diverged):g}), or look for extreme values in X."
+        )
+
+
+def _which(some: int, among: int) -> str:
+    return "The training" if among == 1 else f"{some} of {among} trainings"
 
 
 def _train(
