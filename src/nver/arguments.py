@@ -8,6 +8,7 @@ from typing import Any
 
 from nver.parsing import Parser, positive, share, two_or_more
 from nver.protocols import PROTOCOLS
+from nver.systems import spans
 
 FORMATS = ("html", "md", "latex", "json")
 """What ``nver report --format`` makes, the default first."""
@@ -178,8 +179,9 @@ def _analysis_options(parser: argparse.ArgumentParser) -> None:
         type=positive,
         const=TRIALS,
         metavar="N",
-        help="search learning rate, dropout, width and eps of each network in each fold, inside "
-        f"its training part, among N settings ({TRIALS} if N is left out); needs the extra 'tune'",
+        help=f"try N settings ({TRIALS} if N is left out) of each system in each fold, inside its "
+        f"training part: of networks {spans()}; of every system the layer of each encoder given "
+        "with layer=all (-e wavlm,layer=all). Needs the extra 'tune'",
     )
     parser.add_argument(
         "--calibrate",

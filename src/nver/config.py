@@ -121,8 +121,9 @@ class Settings:
         What happens to the test clips, each alone (`nver.perturbation`); empty leaves them as they
         are. "all" is a set of usual ones.
     tune : int or None
-        Settings to try for each network in each fold, inside its training part, from 2; None takes
-        the networks as they are.
+        Settings to try for each system in each fold, inside its training part, from 2: those of
+        networks, and the layer of each encoder given with ``layer=all``. None takes the systems and
+        the embeddings as they are.
     recipe : {"nver", "paper"}
         How networks are trained (`nver.recipes`).
     calibrate : bool

@@ -32,7 +32,16 @@ from nver.record import record
 from nver.schedule import AnyResult, AnyTask, Ledger, make_packs, plan, rough_cost
 from nver.splits import Fold
 from nver.trainings import SavedTrainings
-from nver.tuning import Attempt, Choice, Search, check_tuning, inner_folds, search_pack
+from nver.tuning import (
+    Attempt,
+    Choice,
+    Search,
+    check_tuning,
+    inner_folds,
+    search_pack,
+    to_search,
+    with_choice,
+)
 
 __all__ = ["Predictions", "SystemRun", "calibration_folds", "cross_validate"]
 
@@ -82,7 +91,9 @@ def cross_validate(  # noqa: PLR0913 - all but the first three are named
         ``settings`` must say all that decides its numbers.
     tune : int or None
         Settings to try for each neural system in each fold, inside its training part
-        (`nver.tuning`); None takes the systems as they are. Its progress counts "searches".
+        (`nver.tuning`), and of encoders whose views hold several layers (``dataset.layers``) the
+        layer that every system is given in place of all; None takes the systems and the views as
+        they are. Its progress counts "searches".
     inner : mapping of str to sequence of Fold, optional
         Name of a fold to folds of its training part (`calibration_folds`): they are trained and
         predicted too, into ``tables["inner"]``.
@@ -112,7 +123,8 @@ def cross_validate(  # noqa: PLR0913 - all but the first three are named
     check_device(device)
     if tune is not None:
         check_tuning(tune)
-    data = replace(_data(dataset), perturbed=dict(perturbed or {}))
+    layers = {} if tune is None else dict(dataset.layers)
+    data = replace(_data(dataset), perturbed=dict(perturbed or {}), layers=layers)
     grid = _Grid(
         runs,
         tuple(folds),
@@ -184,7 +196,7 @@ class _Grid:
         searches: list[Search] = []
         for run in self.runs:
             spec = self.systems.get_system(run.name)
-            for fold in self.folds if self.systems.space(run.name) else ():
+            for fold in self.folds if to_search(run, self.data, self.systems) else ():
                 cost = rough_cost(spec, run, self.data, fold)
                 place = (len(searches), run, spec.rules[0], fold, self.seeds[0])
                 search = Search(*place, cost, trials)
@@ -206,13 +218,18 @@ class _Grid:
         failed: Mapping[SystemRun, SystemFailure] = {}
         if searches is not None:
             failed = searches.failed
-            chosen = {
-                (search.run, search.fold.name): choice.tuning.chosen
+            found = {
+                (search.run, search.fold.name): choice.tuning
                 for run in self.runs
                 for search, choice in searches.of(run)
             }
             planned = [
-                replace(job, chosen=chosen.get((job.run, job.outer or job.fold.name), {}))
+                with_choice(
+                    job,
+                    found.get((job.run, job.outer or job.fold.name)),
+                    self.data,
+                    self.systems,
+                )
                 for job in planned
             ]
         processes = self.processes if self.device == "cpu" else 1

@@ -69,12 +69,15 @@ class EmbeddingDataset:
         Of the corpus.
     published_split : str
         The column of `columns` with the split published with the corpus; "" where there is none.
+    layers : mapping of str to int
+        Encoder to how many of its layers its view holds, one after the other and equally wide;
+        encoders that give one are absent.
 
     Raises
     ------
     EvaluationError
-        If lengths disagree, views do not tile the columns, a value is not finite, or there are
-        fewer than two classes.
+        If lengths disagree, views do not tile the columns, layers do not tile a view, a value is
+        not finite, or there are fewer than two classes.
     """
 
     X: Float32[np.ndarray, "clips dim"]
@@ -89,6 +92,7 @@ class EmbeddingDataset:
     columns: Mapping[str, np.ndarray] = field(default_factory=dict)
     name: str = ""
     published_split: str = ""
+    layers: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check that everything is aligned, and make it read-only."""
@@ -152,6 +156,7 @@ class EmbeddingDataset:
             columns={name: _objects([clip.facts.get(name) for clip in clips]) for name in names},
             name=corpus.name,
             published_split=corpus.card.published_split,
+            layers={card.name: card.layers for card in cards if card.layers > 1},
         )
 
     def view(self, name: str) -> Embeddings:
@@ -204,6 +209,7 @@ class EmbeddingDataset:
             columns={name: values[rows] for name, values in self.columns.items()},
             name=self.name,
             published_split=self.published_split,
+            layers=self.layers,
         )
 
     def _problems(self) -> Iterator[str]:
@@ -229,6 +235,10 @@ class EmbeddingDataset:
         ends = [0, *(view.stop for view in tiles.values())]
         if tiles != dict(self.views) or ends[-1] != self.X.shape[1]:
             yield f"Views must tile the {self.X.shape[1]} columns of X, got {dict(self.views)}."
+        for name, layers in self.layers.items():
+            width = _widths(self.views).get(name, 0)
+            if layers < 1 or not width or width % layers:
+                yield f"The {width} columns of view '{name}' are not {layers} layers of one width."
         bad = np.flatnonzero(~np.isfinite(self.X).all(axis=1))
         if bad.size:
             yield f"The embedding of '{self.files[bad[0]]}' holds NaN or infinity."

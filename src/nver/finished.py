@@ -80,6 +80,7 @@ class Finished:
             "fold": job.fold.name,
             "seed": job.seed,
             "chosen": dict(job.chosen),
+            "layers": dict(job.layers),
             "seconds": dict(outcome.seconds),
             "elapsed": outcome.elapsed,
             "notes": list(outcome.notes),
@@ -114,12 +115,17 @@ class Finished:
         found = self._saved.get(self._search_key(search)) if self._saved else None
         if found is None:
             return None
-        run, fold = search.run, search.fold.name
+        run, facts = search.run, found.facts
         # The names are those of today: an encoder or a fold may be called otherwise.
-        names = {"name": run.name, "encoders": run.encoders, "fold": fold}
+        names: dict[str, Any] = {
+            "name": run.name,
+            "encoders": run.encoders,
+            "fold": search.fold.name,
+        }
         try:
-            tuning = SystemTuning.from_dict({**found.facts["tuning"], **names})
-            return Choice(search.number, tuning, float(found.facts["elapsed"]))
+            names["layers"] = _by_name(facts["layers"], run)
+            tuning = SystemTuning.from_dict({**facts["tuning"], **names})
+            return Choice(search.number, tuning, float(facts["elapsed"]))
         except (KeyError, TypeError, ValueError):
             return None
 
@@ -135,6 +141,7 @@ class Finished:
                     str(one["fold"]),
                     float(one["uar"]),
                     float(one["elapsed"]),
+                    _by_name(one["layers"], search.run),
                 )
                 for one in listed
             )
@@ -149,17 +156,25 @@ class Finished:
             done = self._attempts.setdefault(search.number, list(search.seen))
             if choice not in done:
                 done.append(choice)
-                listed = [asdict(attempt) for attempt in done]
+                listed = [
+                    {**asdict(one), "layers": _by_place(one.layers, search.run)} for one in done
+                ]
                 self._saved.put(self._search_key(search), {}, {"attempts": listed})
             return
         if choice.failure is not None:
             return
-        facts = {"tuning": choice.tuning.to_dict(), "elapsed": choice.elapsed}
+        tuning = choice.tuning
+        facts = {
+            "tuning": tuning.to_dict(),
+            "layers": _by_place(tuning.layers, search.run),
+            "elapsed": choice.elapsed,
+        }
         self._saved.put(self._search_key(search), {}, facts)
 
     def _job_key(self, job: Job) -> str:
         digest = self._common(job.run, job.fold, job.seed)
-        return digest.add("training", list(job.rules), dict(job.chosen), job.device).key
+        layers = _by_place(job.layers, job.run)
+        return digest.add("training", list(job.rules), dict(job.chosen), layers, job.device).key
 
     def _search_key(self, search: Search) -> str:
         digest = self._common(search.run, search.fold, search.seed)
@@ -174,6 +189,7 @@ class Finished:
         if code := getattr(spec, "code", ""):
             digest.add("code", code)
         digest.add(self._of_clips(), *(self._of_view(name) for name in run.encoders))
+        digest.add([self._data.layers.get(name) for name in run.encoders])
         return digest.add(np.asarray(fold.train), np.asarray(fold.test))
 
     def _of_clips(self) -> str:
@@ -194,6 +210,17 @@ class Finished:
 
     def _of_perturbed(self, perturbation: str, run: SystemRun) -> list[str]:
         return [self._of_view(name, perturbation) for name in run.encoders]
+
+
+def _by_place(layers: Mapping[str, int], run: SystemRun) -> list[int | None]:
+    """Return the layer of each encoder in order: another run may call the encoders otherwise."""
+    return [layers.get(name) for name in run.encoders]
+
+
+def _by_name(layers: Sequence[int | None], run: SystemRun) -> dict[str, int]:
+    """Return what `_by_place` was given, under the names of this run."""
+    found = zip(run.encoders, layers, strict=True)
+    return {name: int(layer) for name, layer in found if layer is not None}
 
 
 def _curve(found: Saved) -> Curve | None:

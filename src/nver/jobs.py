@@ -15,6 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from nver.columns import Cut, cut
 from nver.errors import EvaluationError
 from nver.predictions import SystemFailure
 from nver.processes import one_thread
@@ -59,6 +60,7 @@ class Data:
 
     `perturbed` has other embeddings of the same clips, by what was done to these: arrays like `X`
     with NaN in the rows of clips that have none. They are predicted, and never learned from.
+    `layers` has how many layers the views hold of which one is to be chosen (`nver.columns`).
     """
 
     X: np.ndarray
@@ -68,6 +70,7 @@ class Data:
     labels: tuple[str, ...]
     digests: tuple[str, ...] | None = None
     perturbed: Mapping[str, np.ndarray] = field(default_factory=dict)
+    layers: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +87,8 @@ class Job:
         A rough duration, to be compared with those of other jobs.
     chosen : mapping of str to float
         Settings that take the place of the system's own.
+    layers : mapping of str to int
+        Encoder to its chosen layer, of those in `Data.layers`.
     plans : bool
         Whether to return example transport plans, where the system has some.
     outer : str or None
@@ -99,6 +104,7 @@ class Job:
     seed: int
     cost: float = 1.0
     chosen: Mapping[str, float] = field(default_factory=dict)
+    layers: Mapping[str, int] = field(default_factory=dict)
     plans: bool = False
     outer: str | None = None
     device: str = "cpu"
@@ -234,8 +240,7 @@ def _examples(job: Job, model: Any, data: Data) -> ExamplePlans | None:
     if not job.plans or not hasattr(model, "plans"):
         return None
     rows = _shuffled(job)[:EXAMPLE_CLIPS]
-    _, parts = _cut(data.views, job.run.encoders)
-    plans = model.plans(_columns(data.X, rows, parts))
+    plans = model.plans(_cut(job, data).of(data.X, rows))
     masses = {pair: np.asarray(plan, dtype=np.float32) for pair, plan in plans.items()}
     return ExamplePlans(rows, masses) if masses else None
 
@@ -245,10 +250,9 @@ def _perturbed(job: Job, model: Any, data: Data, systems: Any) -> dict[str, np.n
     if job.outer is not None:
         return {}
     test = np.sort(job.fold.test)
-    _, parts = _cut(data.views, job.run.encoders)
-    found = {}
+    columns, found = _cut(job, data), {}
     for name, X in data.perturbed.items():
-        inputs = _columns(X, test, parts)
+        inputs = columns.of(X, test)
         there = np.isfinite(inputs).all(axis=1)
         found[name] = np.full((len(test), len(data.labels)), np.nan, dtype=np.float32)
         if there.any():
@@ -304,30 +308,29 @@ def _fit_together(pack: Sequence[Job], data: Data, systems: Any) -> Iterator[tup
 
 def untrained(job: Job, data: Data, systems: Any) -> Any:
     """Return the estimator of a job; the first one of a process loads its libraries."""
-    views, _ = _cut(data.views, job.run.encoders)
     more: dict[str, Any] = {"chosen": job.chosen} if job.chosen else {}
     if job.device != "cpu":
         more["device"] = job.device
-    return systems.build(job.run.name, views, job.seed, **more)
+    return systems.build(job.run.name, dict(_cut(job, data).views), job.seed, **more)
 
 
 def _training_part(job: Job, data: Data) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Return X, y and the speakers that a job may learn from."""
     train = job.fold.train
-    _, parts = _cut(data.views, job.run.encoders)
     groups = None if data.speakers is None else data.speakers[train]
-    return _columns(data.X, train, parts), data.y[train], groups
+    return _cut(job, data).of(data.X, train), data.y[train], groups
 
 
 def _training_parts(
     pack: Sequence[Job], data: Data
 ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray | None]]:
     """Return the training part of every job; seeds of one fold share the same arrays."""
-    made: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray | None]] = {}
-    for job in pack:
-        if id(job.fold) not in made:
-            made[id(job.fold)] = _training_part(job, data)
-    return [made[id(job.fold)] for job in pack]
+    made: dict[Any, tuple[np.ndarray, np.ndarray, np.ndarray | None]] = {}
+    places = [(id(job.fold), *job.layers.items()) for job in pack]
+    for place, job in zip(places, pack, strict=True):
+        if place not in made:
+            made[place] = _training_part(job, data)
+    return [made[place] for place in places]
 
 
 def _predict(
@@ -335,9 +338,8 @@ def _predict(
 ) -> tuple[dict[str, np.ndarray], dict[str, float], float]:
     """Return probabilities (test clips sorted) and seconds of each evaluation rule, and of all."""
     test = _shuffled(job)
-    _, parts = _cut(data.views, job.run.encoders)
     probabilities, seconds, elapsed = {}, {}, fitted.seconds
-    inputs = _columns(data.X, test, parts)
+    inputs = _cut(job, data).of(data.X, test)
     for rule in job.rules:
         clock = time.perf_counter()
         aligned = _asked(fitted.model, inputs, rule, data, systems)
@@ -366,18 +368,9 @@ def _shuffled(job: Job) -> np.ndarray:
     return shuffled
 
 
-def _cut(
-    views: Mapping[str, slice], encoders: Sequence[str]
-) -> tuple[dict[str, slice], list[slice]]:
-    """Return the views of an X that holds these encoders only, and their columns in the whole X."""
-    parts = [views[name] for name in encoders]
-    ends = np.cumsum([0, *(part.stop - part.start for part in parts)]).tolist()
-    own = {name: slice(ends[i], ends[i + 1]) for i, name in enumerate(encoders)}
-    return own, parts
-
-
-def _columns(X: np.ndarray, rows: np.ndarray, parts: Sequence[slice]) -> np.ndarray:
-    return np.concatenate([np.asarray(X[:, part][rows]) for part in parts], axis=1)
+def _cut(job: Job, data: Data) -> Cut:
+    """Return the columns that a job sees."""
+    return cut(data.views, job.run.encoders, data.layers, job.layers)
 
 
 def _aligned(

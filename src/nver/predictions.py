@@ -162,6 +162,9 @@ class SystemTuning:
         How many settings were tried, and how many of them were given up early.
     inner : str
         How the training part was divided.
+    layers : mapping of str to int
+        Encoder to the layer that was chosen with them, from 0; an encoder that gives one layer is
+        absent.
     """
 
     name: str
@@ -173,10 +176,12 @@ class SystemTuning:
     trials: int
     pruned: int
     inner: str
+    layers: Mapping[str, int] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values; an undefined UAR is None."""
         table = asdict(self) | {"encoders": list(self.encoders), "chosen": dict(self.chosen)}
+        table["layers"] = dict(self.layers)
         for name in ("uar", "default_uar"):
             table[name] = None if math.isnan(table[name]) else table[name]
         return table

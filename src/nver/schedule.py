@@ -115,8 +115,8 @@ def plan(
 def rough_cost(spec: Any, run: SystemRun, data: Data, fold: Fold) -> float:
     """Return a rough duration, in no unit: only the order of the first tasks depends on it."""
     kind = 1.0 if is_linear(spec) else 20.0 if "cnn" in spec.settings.values() else 5.0
-    views = [data.views[name] for name in run.encoders]
-    width: int = sum(view.stop - view.start for view in views)
+    views = [(data.views[name], data.layers.get(name, 1)) for name in run.encoders]
+    width = sum((view.stop - view.start) / layers for view, layers in views)
     return float(kind * width * len(spec.rules) * len(fold.train))
 
 

@@ -83,7 +83,18 @@ SPANS: Mapping[str, Span] = {
     "width": Span(0.5, 2.0, log=True),
     "eps": Span(0.01, 0.5, log=True),
 }
-"""What `nver evaluate --tune` searches; `eps` only where there is a transport plan."""
+"""What `nver evaluate --tune` searches beside layers; `eps` only where there is transport."""
+
+
+def spans() -> str:
+    """Return `SPANS` in words.
+
+    >>> spans().partition(", ")[0]
+    'learning rate 0.0002 to 0.005'
+    """
+    found = [f"{name.replace('_', ' ')} {span.low} to {span.high}" for name, span in SPANS.items()]
+    return f"{', '.join(found)} (with transport)"
+
 
 SYSTEMS: Mapping[str, SystemSpec] = {
     spec.name: spec
@@ -186,7 +197,7 @@ def space(name: str) -> Mapping[str, float]:
     """Return the settings of a system that can be tuned, with the values that it has untuned.
 
     Each lies within its span in `SPANS`. Linear systems have none, nor have those that choose an
-    encoder: that is their search.
+    encoder: that is their search. Layers of encoders are `nver.tuning`'s.
 
     Raises
     ------

@@ -7,18 +7,24 @@ asynchronous form of Li et al., MLSys 2020). Optuna proposes the settings by its
 Parzen estimator (Bergstra et al., NeurIPS 2011) and decides what is given up. The untuned settings
 are tried first, so that what is chosen is never worse than they are on the inner folds.
 
+The layer of an encoder that gives several is one more setting, for linear systems the only one: its
+untuned value is the last layer. Half of the trials, at most, go through the layers under settings
+that are otherwise untuned, before everything is proposed together. Where layers are all there is to
+choose and every combination can be tried, that is done.
+
 The search is a function of data, fold, system and seed. The settings that a fold gets serve all
 its seeds.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -67,13 +73,14 @@ class Search:
 
 @dataclass(frozen=True)
 class Attempt:
-    """One training of a search: settings, inner fold, UAR on it, and seconds of one process."""
+    """One training of a search: settings, inner fold, UAR on it, seconds of one process, layers."""
 
     number: int
     chosen: Mapping[str, float]
     fold: str
     uar: float
     elapsed: float
+    layers: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,7 +146,31 @@ def _choice(search: Search, data: Data, systems: Any) -> Iterator[Attempt | Choi
 def _load_libraries(search: Search, data: Data, systems: Any) -> None:
     """Import what a search needs: that is no part of its time, as it is none of a training's."""
     require("optuna", "tune")
-    untrained(Job(0, search.run, (search.rule,), search.fold, search.seed), data, systems)
+    job = Job(0, search.run, (search.rule,), search.fold, search.seed)
+    untrained(with_choice(job, None, data, systems), data, systems)
+
+
+def to_search(run: SystemRun, data: Data, systems: Any) -> bool:
+    """Return whether a run has anything to choose."""
+    return bool(systems.space(run.name) or _held(run, data, systems))
+
+
+def with_choice(job: Job, tuning: SystemTuning | None, data: Data, systems: Any) -> Job:
+    """Return a job with what was chosen for its fold: the last layers where nothing was."""
+    last = _held(job.run, data, systems)
+    if tuning is None:
+        return replace(job, layers=last)
+    return replace(job, chosen=tuning.chosen, layers=last | dict(tuning.layers))
+
+
+def _held(run: SystemRun, data: Data, systems: Any) -> dict[str, int]:
+    """Return the encoders of a run of which one layer is to be found, and the last of each.
+
+    A system that chooses among encoders has none: each layer is one more encoder to it.
+    """
+    if "choose" in systems.get_system(run.name).settings:
+        return {}
+    return {name: data.layers[name] - 1 for name in run.encoders if name in data.layers}
 
 
 def tune(search: Search, data: Data, systems: Any) -> SystemTuning:
@@ -168,7 +199,8 @@ def searching(search: Search, data: Data, systems: Any) -> Iterator[Attempt | Sy
     if not folds:
         yield about
         return
-    untuned = systems.space(run.name)
+    untuned, held = systems.space(run.name), _held(run, data, systems)
+    planned, trials = _planned(untuned, held, search.trials, search.seed)
     with _quiet_optuna() as optuna:
         study = optuna.create_study(
             direction="maximize",
@@ -177,16 +209,21 @@ def searching(search: Search, data: Data, systems: Any) -> Iterator[Attempt | Sy
             ),
             pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=2),
         )
-        study.enqueue_trial(untuned)
-        for _ in range(search.trials):
+        for settings in planned:
+            study.enqueue_trial(settings)
+        for _ in range(trials):
             trial = study.ask()
             chosen = {name: _suggest(trial, name, systems.SPANS[name]) for name in untuned}
-            attempts = _attempts(chosen, folds, search, data, systems)
-            yield from _try(study, trial, attempts, len(folds))
+            layers = {name: trial.suggest_int(_layer(name), 0, last) for name, last in held.items()}
+            job = Job(search.number, run, (search.rule,), search.fold, search.seed)
+            job = replace(job, chosen=chosen, layers=layers)
+            yield from _try(study, trial, _attempts(job, folds, search, data, systems), len(folds))
         states = [trial.state.name for trial in study.trials]
+        best = study.best_trial.params
         yield replace(
             about,
-            chosen=dict(study.best_trial.params),
+            chosen={name: best[name] for name in untuned},
+            layers={name: best[_layer(name)] for name in held},
             uar=float(study.best_value),
             default_uar=float(study.trials[0].value),
             trials=len(states),
@@ -235,30 +272,54 @@ def inner_folds(
     return (), "the training part cannot be divided"
 
 
+def _planned(
+    untuned: Mapping[str, float], held: Mapping[str, int], trials: int, seed: int
+) -> tuple[list[dict[str, float]], int]:
+    """Return the trials that are not proposed, the untuned settings first, and how many in all.
+
+    Layers are spread evenly over each network, those of several encoders in an order of their own.
+    """
+    draw = np.random.default_rng(seed)
+    if not untuned and math.prod(last + 1 for last in held.values()) <= trials:
+        every = list(itertools.product(*(range(last + 1) for last in held.values())))
+        others = [every[place] for place in draw.permutation(len(every) - 1)]  # the last is first
+        trials = len(every)
+    else:
+        rounds = min(max(held.values(), default=0), trials // 2)
+        middles = (np.arange(rounds) + 0.5) / max(rounds, 1)
+        spread = [draw.permutation((middles * last).astype(int)) for last in held.values()]
+        others = list(zip(*spread, strict=True))
+    layers = [tuple(held.values()), *others]
+    names = [_layer(name) for name in held]
+    return [{**untuned, **dict(zip(names, map(int, one), strict=True))} for one in layers], trials
+
+
+def _layer(encoder: str) -> str:
+    """Return what a search calls the layer of an encoder."""
+    return f"layer of {encoder}"
+
+
 def _suggest(trial: Any, name: str, span: Any) -> float:
     return float(trial.suggest_float(name, span.low, span.high, log=span.log))
 
 
 def _attempts(
-    chosen: Mapping[str, float],
-    folds: Sequence[Fold],
-    search: Search,
-    data: Data,
-    systems: Any,
+    job: Job, folds: Sequence[Fold], search: Search, data: Data, systems: Any
 ) -> Iterator[Attempt]:
     """Yield the trainings on one inner fold after the other, each as it is done."""
-    seen = {attempt.fold: attempt for attempt in search.seen if attempt.chosen == chosen}
+    what = (job.chosen, job.layers)
+    seen = {one.fold: one for one in search.seen if (one.chosen, one.layers) == what}
     for fold in folds:
         if fold.name in seen:
             yield seen[fold.name]
             continue
         clock = time.perf_counter()
-        job = Job(0, search.run, (search.rule,), fold, search.seed, chosen=chosen)
-        probabilities, _, _ = fit_and_predict(job, data, systems)
+        probabilities, _, _ = fit_and_predict(replace(job, fold=fold), data, systems)
         best = probabilities[search.rule].argmax(axis=1)
         predicted = np.array(data.labels)[best]
         found = float(uar(confusion(data.y[np.sort(fold.test)], predicted, data.labels)))
-        yield Attempt(search.number, chosen, fold.name, found, time.perf_counter() - clock)
+        spent = time.perf_counter() - clock
+        yield Attempt(search.number, job.chosen, fold.name, found, spent, job.layers)
 
 
 def _try(study: Any, trial: Any, attempts: Iterator[Attempt], folds: int) -> Iterator[Attempt]:

@@ -15,7 +15,6 @@ import pytest
 import nver
 from nver import cli
 from nver.report import write_report
-from nver.systems import space
 
 SYSTEMS = ("lda", "concat-lda", "mata")
 ENCODERS = ("-e", "spectral", "-e", "prosodic")
@@ -178,9 +177,35 @@ def test_the_same_command_again_trains_nothing(bursts, finished, tmp_path, monke
     assert again.equals(pd.read_parquet(finished / "predictions.parquet"))
 
 
-def test_tuned_settings_are_recorded_fold_by_fold_and_told(bursts, tmp_path, capsys) -> None:
+DEEP = """
+from dataclasses import replace
+
+import numpy as np
+
+from nver.encoders.prosodic import ProsodicEncoder
+
+
+class Deep(ProsodicEncoder):
+    # Layer 0 hears something; layer 1, the last, is noise.
+
+    @property
+    def card(self):
+        card = super().card
+        return replace(card, name="deep", dim=2 * card.dim, layers=2)
+
+    def embed(self, inputs):
+        heard = super().embed(inputs)
+        return np.concatenate([heard, np.sin(1e4 * heard)], axis=1)
+"""
+
+
+def test_tuned_settings_and_layers_are_recorded_fold_by_fold_and_told(
+    bursts, tmp_path, capsys
+) -> None:
     pytest.importorskip("optuna")
-    argv = ["evaluate", str(bursts), "-e", "prosodic", "-s", "fcn", "-s", "lda", "--tune", "2"]
+    (tmp_path / "deep.py").write_text(DEEP)
+    encoder = f"{tmp_path / 'deep.py'}:Deep"
+    argv = ["evaluate", str(bursts), "-e", encoder, "-s", "fcn", "-s", "lda", "--tune", "2"]
     more = ["--folds", "column:fold", "--jobs", "1", "--out", str(tmp_path / "run")]
     assert cli.main([*argv, *more]) == cli.DONE
     said = " ".join(capsys.readouterr().out.split())
@@ -189,15 +214,21 @@ def test_tuned_settings_are_recorded_fold_by_fold_and_told(bursts, tmp_path, cap
     told = json.loads((tmp_path / "run" / "run.json").read_text())
     assert told["settings"]["tune"] == 2
     places = [(entry["name"], *entry["encoders"], entry["fold"]) for entry in told["tuning"]]
-    assert places == [("fcn", "prosodic", fold) for fold in ("s01", "s02", "s03")]
+    folds = ("s01", "s02", "s03")
+    assert places == [(name, "deep", fold) for name in ("fcn", "lda") for fold in folds]
     for entry in told["tuning"]:
-        assert set(entry["chosen"]) == {"learning_rate", "dropout", "width"}
-        assert entry["uar"] >= entry["default_uar"]
+        tuned = {"learning_rate", "dropout", "width"} if entry["name"] == "fcn" else set()
+        assert set(entry["chosen"]) == tuned
+        assert entry["layers"] == {"deep": 0} or entry["name"] == "lda"
+        assert (entry["uar"] > entry["default_uar"]) == (entry["layers"] == {"deep": 0})
         assert entry["inner"] == "2 folds by speaker"
         assert entry["trials"] == 2
-    changed = sum(entry["chosen"] != space("fcn") for entry in told["tuning"])
-    assert f"Tuning, fcn (prosodic): settings were chosen in {changed} of 3 folds" in said
+    (best,) = re.findall(r"Tuning, (fcn|lda) \(deep\)", said)
+    changed = sum(e["layers"] == {"deep": 0} for e in told["tuning"] if e["name"] == best)
+    assert f"Tuning, {best} (deep): settings were chosen in {changed} of 3 folds" in said
     assert ("none of those tried was better than the untuned ones" in said) is (changed < 3)
+    assert f"Layer of deep: 0 in {changed} fold" in said
+    assert "layer 0 of deep, learning rate" in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_inner_predictions_are_recorded_where_asked_for(bursts, tmp_path, capsys) -> None:

@@ -115,6 +115,18 @@ def test_a_corpus_without_speakers_has_none(store):
     assert data.subset(np.array([1, 0])).speakers is None
 
 
+def test_layers_of_a_view_are_those_of_its_card_and_of_equal_width(dataset, store):
+    assert dataset.layers == {}
+    two = [replace(card, layers=2) if card.name == "prosodic" else card for card in CARDS]
+    layered = EmbeddingDataset.gather(CORPUS, two, store, extraction_of(CORPUS))
+    assert layered.layers == layered.subset(np.arange(4)).layers == {"prosodic": 2}
+    for layers, width in (({"spectral": 5}, 3), ({"other": 2}, 0)):
+        (name,) = layers
+        says = f"The {width} columns of view '{name}' are not {layers[name]} layers of one width."
+        with pytest.raises(EvaluationError, match=says):
+            replace(dataset, layers=layers)
+
+
 def test_columns_of_one_encoder_start_at_zero(dataset):
     X, views = dataset.columns_of(["prosodic"])
     assert views == {"prosodic": slice(0, 2)}

@@ -66,9 +66,8 @@ def outcome(number=4):
 
 
 def choice(search):
-    tuning = SystemTuning(
-        "mata", RUN.encoders, "0", {"dropout": 0.25}, 0.5, np.nan, 8, 3, "4 folds by speaker"
-    )
+    found = (0.5, np.nan, 8, 3, "4 folds by speaker", {"b": 7})
+    tuning = SystemTuning("mata", RUN.encoders, "0", {"dropout": 0.25}, *found)
     return Choice(search.number, tuning, elapsed=9.0)
 
 
@@ -100,6 +99,7 @@ def test_what_was_done_is_found_under_its_number_and_names_of_today(kept, data, 
     assert (again.number, again.elapsed, again.tuning.fold) == (1, 9.0, "left out")
     assert again.tuning.encoders == ("one", "two")
     assert again.tuning.chosen == {"dropout": 0.25}
+    assert again.tuning.layers == {"two": 7}
     assert np.isnan(again.tuning.default_uar)
 
 
@@ -114,6 +114,7 @@ CHANGED_DATA = {
     "the precision": lambda d: replace(d, X=d.X.astype(np.float64)),
     "a label": lambda d: replace(d, y=_at(d.y, 4, "y")),
     "a speaker": lambda d: replace(d, speakers=_at(d.speakers, 4, "s9")),
+    "how many layers a view holds": lambda d: replace(d, layers={"b": 2}),
     "no speakers": lambda d: replace(d, speakers=None),
     "the order of labels": lambda d: replace(d, labels=("y", "x")),
     "the audio": lambda d: replace(d, digests=tuple("uvwxyy")),
@@ -149,6 +150,7 @@ def test_another_place_finds_nothing(kept, data, job, search, changed):
 def test_other_settings_find_nothing(kept, data, job, search, monkeypatch):
     done = Finished(kept, data, Table())
     assert done.outcome(replace(job, chosen={"dropout": 0.4})) is None
+    assert done.outcome(replace(job, layers={"b": 1})) is None
     assert done.outcome(replace(job, rules=RULES[:1])) is None
     assert done.choice(replace(search, trials=9)) is None
     assert done.choice(replace(search, rule=RULES[1])) is None

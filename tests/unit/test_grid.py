@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import replace
 
 import numpy as np
@@ -175,17 +176,19 @@ def test_a_search_goes_on_from_its_last_training(evaluate, log):
 
 def test_tuned_trainings_are_others_and_are_found_again(evaluate):
     pytest.importorskip("optuna")
-    plain, _ = evaluate()
-    tuned, trained = evaluate(tune=4)
+    data = replace(dataset(), layers={"a": 2})
+    plain, trained = evaluate(data)
+    assert trained == TRAININGS
+    tuned, trained = evaluate(data, tune=4)
     assert trained > TRAININGS
     assert not tuned.frame.equals(plain.frame)
-    again, trained = evaluate(tune=4)
+    again, trained = evaluate(data, tune=4)
     assert trained == 0
     assert again.frame.equals(tuned.frame)
     assert again.tunings == tuned.tunings
     assert again.entries == tuned.entries  # the seconds of the first time, the search's too
-    assert evaluate(tune=5)[1] > 0
-    assert evaluate()[1] == 0
+    assert evaluate(data, tune=5)[1] > 0
+    assert evaluate()[1] == 0  # what is not tuned does not know of layers
 
 
 def test_every_seed_of_a_fold_is_trained_with_what_the_fold_chose(evaluate, log):
@@ -226,7 +229,7 @@ def test_the_seconds_of_a_tuned_system_hold_its_searches(evaluate, log, monkeypa
 
 def test_labels_of_the_test_part_change_no_choice(evaluate):
     pytest.importorskip("optuna")
-    data = dataset()
+    data = replace(dataset(), layers={"a": 2})
     folds = make_folds("speaker", data.y, data.speakers, k=FOLDS)
     before, _ = evaluate(data, tune=4, folds=folds)
     for fold in folds[:2]:
@@ -239,6 +242,30 @@ def test_labels_of_the_test_part_change_no_choice(evaluate):
         assert mine[0] == mine[1]
         others = [[t for t in p.tunings if t.fold != fold.name] for p in (before, after)]
         assert others[0] != others[1]  # there it is training data
+        assert all(set(tuning.layers) == {"a"} for tuning in after.tunings)
+
+
+def test_a_fold_trains_on_the_layer_that_it_chose(evaluate, log):
+    pytest.importorskip("optuna")
+    data = dataset()
+    inputs = set()
+
+    class Spied(Systems):
+        def build(self, name, views, seed, chosen=None):
+            inputs.add(str(views))
+            return super().build(name, views, seed, chosen)
+
+    tuned, _ = evaluate(replace(data, layers={"a": 2}), tune=4, systems=Spied(log, 0.0))
+    assert inputs == {str({"a": slice(0, 2)})}  # one layer, never both
+    lines = [line.split() for line in log.read_text().splitlines()[-TRAININGS:]]
+    folds = {fold.name: fold for fold in make_folds("speaker", data.y, data.speakers, k=FOLDS)}
+    for choice in tuned.tunings:
+        layer = choice.layers["a"]
+        X = data.X[folds[choice.fold].train][:, 2 * layer : 2 * layer + 2]
+        seen = str(zlib.crc32(np.ascontiguousarray(X).tobytes()))
+        places = {(name, seed) for name, seed, _, crc in lines if crc == seen}
+        assert places >= {(choice.name, str(seed)) for seed in SEEDS}
+    assert {choice.layers["a"] for choice in tuned.tunings} == {0}  # two labels differ in it
 
 
 def test_a_search_that_fails_takes_its_system_down(evaluate, log):

@@ -86,7 +86,9 @@ def test_the_record_comes_back_from_disk(tmp_path):
 
 
 def test_what_was_tuned_comes_back_from_disk(tmp_path):
-    found = SystemTuning("lda", ("a",), "0", {"eps": 0.1}, 0.5, 0.25, 8, 3, "4 folds by speaker")
+    found = SystemTuning(
+        "lda", ("a",), "0", {"eps": 0.1}, 0.5, 0.25, 8, 3, "4 folds by speaker", {"a": 7}
+    )
     nothing = SystemTuning("lda", ("a",), "1", {}, math.nan, math.nan, 0, 0, "cannot be divided")
     predictions = replace(record(), tunings=(found, nothing))
     predictions.to_parquet(tmp_path / "predictions.parquet")

@@ -10,11 +10,21 @@ import numpy as np
 import pytest
 
 from nver import systems as real_systems
+from nver.cross_validation import cross_validate
+from nver.dataset import EmbeddingDataset
 from nver.errors import MissingExtraError, SettingsError
-from nver.jobs import Data, SystemRun
+from nver.jobs import Data, Job, SystemRun, train_pack
 from nver.splits import Fold, make_folds
 from nver.systems import Span
-from nver.tuning import Search, check_tuning, inner_folds, search_pack, tune
+from nver.tuning import (
+    Search,
+    check_tuning,
+    inner_folds,
+    search_pack,
+    to_search,
+    tune,
+    with_choice,
+)
 
 optuna = pytest.importorskip("optuna")
 
@@ -200,6 +210,94 @@ def test_what_cannot_be_searched_is_refused(monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'nver\[tune\]'"):
         check_tuning(16)
+
+
+def deep(data, layers=5, heard=2):
+    """Return clips of which one layer of an encoder knows the label; the others are loud noise."""
+    noise = np.random.default_rng(9).standard_normal((len(data.y), 3 * layers)).astype(np.float32)
+    X = 2 * noise
+    X[:, 3 * heard : 3 * heard + 3] = data.X
+    X = np.concatenate([X, noise[:, :2]], axis=1)
+    views = {"a": slice(0, 3 * layers), "b": slice(3 * layers, 3 * layers + 2)}
+    return replace(data, X=X, views=views, layers={"a": layers})
+
+
+def test_the_layer_that_knows_most_is_found_beside_the_settings(data, fold):
+    found = tune(search(fold, trials=10), deep(data), Table())
+    assert found.layers == {"a": 2}
+    assert abs(found.chosen["x"] - 0.7) < 0.3
+    assert found.uar > found.default_uar + 0.2  # that of the last layer
+    assert tune(search(fold, trials=4), data, Table()).layers == {}
+
+
+class Bare(Table):
+    """Nearest class mean: no setting but the layer."""
+
+    def space(self, name):
+        return {}
+
+    def build(self, name, views, seed):
+        return Model(self.log, seed, 0.7)
+
+
+def test_a_searched_layer_beats_the_mean_of_layers_in_every_fold(data):
+    layered, names = deep(data), tuple(map(str, range(len(data.y))))
+    about = (data.y, data.speakers, names, names, data.labels)
+    every = EmbeddingDataset(layered.X, layered.views, *about, layers=layered.layers)
+    X = layered.X[:, layered.views["a"]].reshape(len(data.y), 5, 3).mean(axis=1)
+    mean = EmbeddingDataset(X, {"a": slice(0, 3)}, *about)
+    folds = make_folds("speaker", data.y, data.speakers, k=3)
+    tuned = cross_validate(every, [RUN], folds, jobs=1, tune=5, systems=Bare())
+    assert [found.layers for found in tuned.tunings] == [{"a": 2}] * 3
+    untuned = cross_validate(mean, [RUN], folds, jobs=1, systems=Bare())
+    frames = (tuned.frame, untuned.frame)
+    right = [(f["label"] == f["predicted"]).groupby(f["fold"]).mean() for f in frames]
+    assert (right[0] > right[1] + 0.1).all()
+
+
+@pytest.mark.parametrize("run", [SystemRun("lda", ("a",)), SystemRun("concat-lda", ("b", "a"))])
+def test_linear_systems_get_the_best_layer_too(data, fold, run):
+    found = tune(replace(search(fold, trials=5), run=run), deep(data), real_systems)
+    assert (found.chosen, found.layers, found.trials) == ({}, {"a": 2}, 5)
+
+
+def test_layers_are_tried_first_spread_evenly_and_one_after_the_other(data, fold):
+    table, layered = Table(), deep(data)
+    tune(search(fold, trials=6), layered, table)
+    layers = {layered.X[:, 3 * i : 3 * i + 3][fold.train][:, 0].tobytes(): i for i in range(5)}
+    known = {
+        value: layer for block, layer in layers.items() for value in np.frombuffer(block, "f4")
+    }
+    tried = list(dict.fromkeys((x, known[rows[0, 0]]) for x, _, rows in table.log))
+    assert tried[0] == (0.2, 4)  # the untuned settings on the last layer
+    assert {x for x, _ in tried[:4]} == {0.2}
+    assert sorted(layer for _, layer in tried[1:4]) == [0, 2, 3]
+    assert len({x for x, _ in tried}) == 3  # then everything moves
+
+
+def test_where_layers_are_all_there_is_each_is_tried_once(data, fold):
+    found = tune(search(fold, trials=16), deep(data), Bare())
+    assert (found.chosen, found.layers, found.trials) == ({}, {"a": 2}, 5)
+    few = tune(search(fold, trials=3), deep(data), Bare())
+    assert few.trials == 3
+
+
+def test_what_chooses_its_encoder_chooses_among_layers_too(data, fold):
+    layered = deep(data)
+    run = SystemRun("best-lda", ("b", "a"))
+    assert not to_search(run, layered, real_systems)
+    job = with_choice(Job(0, run, ("",), fold, 0), None, layered, real_systems)
+    (outcome,) = train_pack([job], layered, real_systems)
+    assert outcome.notes == ("'a, layer 2' was chosen inside the training part",)
+
+
+def test_what_cannot_be_divided_gets_the_last_layer(data):
+    fold = Fold("tiny", np.array([0, 3, 6]), np.array([9]))
+    layered = deep(data)
+    found = tune(search(fold), layered, Table())
+    assert (found.chosen, found.layers) == ({}, {})
+    job = with_choice(Job(0, RUN, ("",), fold, 0), found, layered, Table())
+    assert job.layers == {"a": 4}
 
 
 @pytest.mark.parametrize("name", real_systems.SYSTEMS)

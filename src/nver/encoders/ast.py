@@ -243,6 +243,7 @@ class ASTEncoder(Encoder):
             parameters=sum(tensor.numel() for tensor in self._network.parameters()),
             min_seconds=recipe.bank.length / recipe.bank.rate,
             layer=readout.layer_name,
+            layers=readout.held,
             extra=EXTRA,
             download_bytes=model.bytes,
             facts={

@@ -60,6 +60,9 @@ class EncoderCard:
         Shorter clips are padded with zeros to this duration.
     layer : str
         Which layer the vectors come from; "" where there is none.
+    layers : int
+        How many layers a vector holds, one after the other and equally wide: those that a search
+        for the best layer chooses among, from 0.
     extra : str or None
         The optional dependency that it needs.
     download_bytes : int or None
@@ -81,6 +84,7 @@ class EncoderCard:
     channels: Literal["mean", "first"] = "mean"
     min_seconds: float = 0.1
     layer: str = ""
+    layers: int = 1
     extra: str | None = None
     download_bytes: int | None = None
     facts: Mapping[str, str] = field(default_factory=dict)
@@ -90,10 +94,11 @@ class EncoderCard:
         """SHA-256 (hex) of everything on the card that changes the numbers.
 
         Embeddings are stored under it: a changed checkpoint, layer, pooling or preprocessing never
-        reuses an old entry. Licence, citation and prose are not part of it.
+        reuses an old entry. Licence, citation and prose are not part of it, nor is how many layers
+        a vector holds: that follows from the rest.
         """
-        prose = ("summary", "licence", "citation", "extra", "download_bytes", "modality")
-        numbers = {key: value for key, value in self.to_dict().items() if key not in prose}
+        aside = ("summary", "licence", "citation", "extra", "download_bytes", "modality", "layers")
+        numbers = {key: value for key, value in self.to_dict().items() if key not in aside}
         return hashlib.sha256(json.dumps(numbers, sort_keys=True).encode()).hexdigest()
 
     def to_dict(self) -> dict[str, Any]:

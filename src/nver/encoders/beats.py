@@ -259,6 +259,7 @@ class BEATsEncoder(Encoder):
             parameters=tower.values,
             min_seconds=LEAST / RATE,
             layer=self._readout.layer_name,
+            layers=self._readout.held,
             download_bytes=4 * tower.values,
             facts={
                 "resampler": RESAMPLER,

@@ -249,6 +249,7 @@ class DashengEncoder(Encoder):
             parameters=tower.values - 2 * bank.n_mels,
             min_seconds=least / bank.rate,
             layer=readout.layer_name,
+            layers=readout.held,
             download_bytes=4 * tower.values,
             facts={
                 "resampler": RESAMPLER,

@@ -219,6 +219,7 @@ class EATEncoder(Encoder):
             parameters=trained,
             min_seconds=BANK.length / RATE,
             layer=self._readout.layer_name,
+            layers=self._readout.held,
             download_bytes=4 * tower.values,
             facts={
                 "resampler": RESAMPLER,

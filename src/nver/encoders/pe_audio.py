@@ -184,6 +184,7 @@ class PEAudioEncoder(Encoder):
             parameters=sum(tensor.numel() for tensor in tensors),
             min_seconds=self._hop / self._rate,
             layer="projected" if self._head else readout.layer_name,
+            layers=readout.held,
             extra=EXTRA,
             download_bytes=model.bytes,
             facts={

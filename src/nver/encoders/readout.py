@@ -64,8 +64,12 @@ class Readout:
     @property
     def dim(self) -> int:
         """Width of an embedding."""
-        parts = self.layers + 1 if self.layer == "all" else 1
-        return parts * POOLINGS[self.pooling] * self.width
+        return self.held * POOLINGS[self.pooling] * self.width
+
+    @property
+    def held(self) -> int:
+        """How many layers an embedding holds, one after the other."""
+        return self.layers + 1 if self.layer == "all" else 1
 
     @property
     def layer_name(self) -> str:

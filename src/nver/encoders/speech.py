@@ -120,6 +120,7 @@ class SpeechEncoder(Encoder):
             parameters=self._values,
             min_seconds=recipe.samples_for(1) / recipe.rate,
             layer=recipe.readout.layer_name,
+            layers=recipe.readout.held,
             extra=EXTRA,
             download_bytes=model.bytes,
             facts={

@@ -203,6 +203,7 @@ class W2vBertEncoder(Encoder):
             parameters=sum(tensor.numel() for tensor in network.parameters()),
             min_seconds=mel.least / mel.rate,
             layer=readout.layer_name,
+            layers=readout.held,
             extra=EXTRA,
             download_bytes=model.bytes,
             facts={

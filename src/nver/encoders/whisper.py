@@ -227,6 +227,7 @@ class WhisperEncoder(Encoder):
             parameters=sum(tensor.numel() for tensor in network.parameters()),
             min_seconds=2 * mel.hop / mel.rate,
             layer=readout.layer_name,
+            layers=readout.held,
             extra=EXTRA,
             download_bytes=model.bytes,
             facts={

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from nver.report.statement import counted
@@ -79,7 +80,7 @@ def _tuned(systems: Sequence[SystemScore], scores: Mapping[str, Any], entries: E
     top, found = _of_best(systems, entries)
     if top is None:
         return "Tuning: none of these systems has settings to choose."
-    searched = [entry for entry in found if entry["chosen"]]
+    searched = [entry for entry in found if entry["chosen"] or entry.get("layers")]
     changed = [entry for entry in searched if not _kept(entry)]
     said = (
         f"Tuning, {top.title}: settings were chosen in {len(changed)} of "
@@ -88,7 +89,8 @@ def _tuned(systems: Sequence[SystemScore], scores: Mapping[str, Any], entries: E
     if not searched:
         return f"{said}; the training parts cannot be divided. It was trained as it is."
     if changed:
-        said += f" ({', '.join(_spans([entry['chosen'] for entry in changed]))})"
+        spans = ", ".join(_spans([entry["chosen"] for entry in changed]))
+        said += f" ({spans})" if spans else ""
     if kept := len(searched) - len(changed):
         said += f"; in {kept} none of those tried was better than the untuned ones"
     said += (
@@ -96,6 +98,7 @@ def _tuned(systems: Sequence[SystemScore], scores: Mapping[str, Any], entries: E
         f"settings {_mean(searched, 'default_uar')} %: both are optimistic, for the settings were "
         "chosen by it."
     )
+    said += "".join(_layers([entry.get("layers") or {} for entry in searched]))
     entry = next(one for one in scores["systems"] if key(one) == top.key)
     if (spent := number(entry.get("search_seconds"))) > 0:
         said += f" Of its {duration(top.seconds)} the search took {duration(spent)}."
@@ -105,6 +108,14 @@ def _tuned(systems: Sequence[SystemScore], scores: Mapping[str, Any], entries: E
 def _kept(entry: Mapping[str, Any]) -> bool:
     """Return whether a fold kept the untuned settings: they are tried first, and win a tie."""
     return number(entry.get("uar")) == number(entry.get("default_uar"))
+
+
+def _layers(layers: Sequence[Mapping[str, int]]) -> Iterator[str]:
+    """Yield a sentence for each encoder of which one layer was chosen."""
+    for encoder in layers[0]:
+        counts = sorted(Counter(one[encoder] for one in layers).items())
+        often = ", ".join(f"{layer} in {counted(times, 'fold')}" for layer, times in counts)
+        yield f" Layer of {encoder}: {often}."
 
 
 def _spans(settings: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from nver.report.record import RunRecord
@@ -52,16 +52,20 @@ def tuning(record: RunRecord) -> list[tuple[str, str, str, str, str, str]]:
             str(one["name"]),
             " + ".join(map(str, one["encoders"])),
             str(one["fold"]),
-            ", ".join(
-                f"{name.replace('_', ' ')} {_number(value)}"
-                for name, value in one["chosen"].items()
-            )
-            or "the default",
+            ", ".join(_chosen(one)) or "the default",
             percent(number(one.get("uar"))),
             percent(number(one.get("default_uar"))),
         )
         for one in record.run["tuning"]
     ]
+
+
+def _chosen(one: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what a fold was given: the layers first, which matter most."""
+    for encoder, layer in (one.get("layers") or {}).items():
+        yield f"layer {layer} of {encoder}"
+    for name, value in one["chosen"].items():
+        yield f"{name.replace('_', ' ')} {_number(value)}"
 
 
 def _number(value: Any) -> str:

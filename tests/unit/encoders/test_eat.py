@@ -128,6 +128,7 @@ def test_layers_and_poolings(folder):
     layers = [EATEncoder(folder, layer=number).encode([clip(0.5)]) for number in range(3)]
     every = EATEncoder(folder, layer="all")
     assert every.card.dim == 3 * WIDTH
+    assert every.card.layers == 3
     assert far(every.encode([clip(0.5)]), np.concatenate(layers, axis=1)) < 1e-6
     middle = EATEncoder(folder, layer="mean").encode([clip(0.5)])
     assert far(middle, (layers[1] + layers[2]) / 2) < 1e-6

@@ -140,7 +140,9 @@ def test_layers_are_those_of_transformers(folder: Path):
         assert relative(token, state[0].numpy()) < 1e-5, layer
         mean = PEAudioEncoder(folder, layer=layer, pooling="mean").encode([clip])
         assert relative(mean, state[1:].mean(dim=0).numpy()) < 1e-5, layer
-    every = PEAudioEncoder(folder, layer="all").encode([clip])
+    encoder = PEAudioEncoder(folder, layer="all")
+    assert encoder.card.layers == len(states)
+    every = encoder.encode([clip])
     assert relative(every, torch.cat([state[0] for state in states]).numpy()) < 1e-5
 
 

@@ -136,6 +136,7 @@ def test_packed_weights_and_several_cores_change_nothing(
         torch.set_num_threads(before)
     assert relative(found, alone(encoder, waveforms)) < EXACT
     assert relative(found[:, -expected.shape[1] :], expected) < EXACT
+    assert encoder.card.layers * expected.shape[1] == found.shape[1]
 
 
 @pytest.mark.parametrize("kind", SPEECH_KINDS)

@@ -125,6 +125,7 @@ def test_batches_are_exact_in_every_layer(
     network = tiny_w2v_bert(position_embeddings_type=positions)
     expected = alone(encoder, waveforms)
     theirs = np.stack([np.stack(their_states(w, network)).mean(axis=1).ravel() for w in waveforms])
+    assert encoder.card.layers == len(their_states(waveforms[0], network))
     order = np.random.default_rng(1).permutation(len(waveforms))
     shuffled = encoder.encode([waveforms[index] for index in order])
     batches = (

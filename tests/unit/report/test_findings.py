@@ -124,6 +124,19 @@ def test_a_fold_that_kept_the_untuned_settings_has_chosen_none():
     )
 
 
+def test_chosen_layers_are_counted_over_the_folds():
+    layers = [{"a": 7, "b": 0}, {"a": 11, "b": 0}, {"a": 7, "b": 0}]
+    tuning = [choice(MATA, str(i), None) | {"layers": one} for i, one in enumerate(layers)]
+    for entry, uar in zip(tuning, (0.6, 0.5, 0.4), strict=True):
+        entry |= {"uar": uar, "default_uar": 0.4}
+    says = joined(scores(), asked(tuning, tune=8))
+    assert says.startswith(
+        "Tuning, mata (a + b): settings were chosen in 2 of 3 folds; in 1 none of those tried was "
+        "better than the untuned ones. Inside"
+    )
+    assert "chosen by it. Layer of a: 7 in 2 folds, 11 in 1 fold. Layer of b: 0 in 3 folds." in says
+
+
 @pytest.mark.parametrize(
     ("tuning", "says"),
     [

@@ -378,6 +378,14 @@ def test_tuning_is_told_fold_by_fold(full):
     assert rows[0][2:] == ("0", "learning rate 0.0012, dropout 0.31", "45.0", "44.0")
     assert len(rows) == 3 * 2
 
+    def layered(scores, run):
+        run["tuning"][0]["layers"] = {"wavlm": 7}
+        run["tuning"][1] |= {"layers": {"wavlm": 12, "ast": 0}, "chosen": {}}
+
+    rows = tuning(full(layered))
+    assert rows[0][3] == "layer 7 of wavlm, learning rate 0.0012, dropout 0.31"
+    assert rows[1][3] == "layer 12 of wavlm, layer 0 of ast"
+
 
 def test_clips_that_a_perturbation_lost_are_told(full):
     def some(scores, run):
