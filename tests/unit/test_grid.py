@@ -164,11 +164,12 @@ def test_members_that_finished_in_a_pack_are_not_trained_again(evaluate, log, do
 
 def test_a_search_goes_on_from_its_last_training(evaluate, log):
     pytest.importorskip("optuna")
-    whole, trained = evaluate(tune=4, saved=None)
+    data = replace(dataset(), layers={"a": 2})
+    whole, trained = evaluate(data, tune=4, saved=None)
     for done in (2, 9):
         with pytest.raises(KeyboardInterrupt):
-            evaluate(tune=4, systems=Interrupted(log, done))
-    resumed, again = evaluate(tune=4)
+            evaluate(data, tune=4, systems=Interrupted(log, done))
+    resumed, again = evaluate(data, tune=4)
     assert again == trained - 11
     assert resumed.tunings == whole.tunings
     assert resumed.frame.equals(whole.frame)
