@@ -208,7 +208,7 @@ def launches() -> str:
 
     solver = own("nver", "")
     lines = []
-    for n, problems in ((32, 1), (32, 256), (120, 32), (256, 5)):
+    for n, problems in ((32, 1), (32, 256), (120, 32), (256, 5), (1024, 1)):
         cost, w = (part.cuda() for part in clouds(problems, n))
         counts = []
         for call in (partial(solver.forward, cost), partial(solver.backward, cost, w)):

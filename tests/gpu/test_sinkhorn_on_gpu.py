@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nver.scaling import batched, choice, launched, logarithmic
+from nver.scaling import batched, choice, launched, logarithmic, strips
 from nver.scaling.problem import Problem
 from nver.transport import normalised_cost, sinkhorn
 
@@ -56,6 +56,7 @@ def test_triton_is_there():
     """Else the tests below would not compile what they are about."""
     assert launched.AVAILABLE
     assert choice.choose(torch.zeros(1, 32, 32, device="cuda")) is launched
+    assert choice.choose(torch.zeros(1, 256, 256, device="cuda")) is strips
 
 
 @pytest.mark.parametrize(("eps", "iterations"), [(0.5, 3), (0.05, 50), (0.01, 100)])
@@ -71,12 +72,12 @@ def test_larger_problems_are_the_reference(n, m):
     _compare(_problem(n, m, 0.05, 50, 0.0, F32), 1e-5, 1e-5)
 
 
-@pytest.mark.parametrize(("n", "m"), [(32, 32), (256, 40)])
+@pytest.mark.parametrize(("n", "m"), [(32, 32), (33, 17), (64, 128), (256, 40), (300, 301)])
 def test_float64_keeps_its_digits(n, m):
     _compare(_problem(n, m, 0.05, 50, 0.0, F64), 1e-9, 1e-7)
 
 
-@pytest.mark.parametrize("n", [32, 100])
+@pytest.mark.parametrize("n", [32, 100, 200])
 def test_problems_stop_by_themselves_and_say_so(n):
     """Within the tolerance of each other: the stops are looked at after every tenth iteration."""
     found = _compare(_problem(n, n, 0.02, 1000, 1e-5, F32), 3e-5, 1e-2)

@@ -22,7 +22,7 @@ def _solver(name):
     if name == "fused":
         pytest.importorskip("numba")
         return importlib.import_module("nver.scaling.fused")
-    if name == "launched":
+    if name in choice.ON_GPU:
         pytest.importorskip("triton")
     return importlib.import_module(f"nver.scaling.{name}")
 
@@ -82,16 +82,59 @@ def test_float32_gradients_are_within_1e_5_of_float64(name, n, m, eps, iteration
 
 
 @pytest.mark.skipif("TRITON_INTERPRET" not in os.environ, reason="run by the test after it")
-def test_gpu_programs_are_the_reference():
-    solver = _solver("launched")
+def test_gpu_programs_are_the_reference(monkeypatch):
     for n, m in SHAPES:
-        for eps, iterations, tolerance in SETTINGS[:3]:
-            _compare(solver, _problem(n, m, eps, iterations, tolerance, F32), 1e-5, 1e-5)
+        for setting in SETTINGS[:3]:
+            _compare(_solver("launched"), _problem(n, m, *setting, F32), 1e-5, 1e-5)
+        _compare(_solver("launched"), _problem(n, m, *SETTINGS[1], F64), 1e-9, 1e-7)
+    strips = _solver("strips")
+    monkeypatch.setattr(strips, "STRIP", 1024)  # the problems have up to five of them
+    for n, m in [(1, 6), (33, 17)]:
+        for setting in [(0.5, 3, 0.0), (0.1, 22, 1e-2), (1e-3, 12, 0.0)]:
+            _compare(strips, _problem(n, m, *setting, F32), 1e-5, 1e-5)
+        _compare(strips, _problem(n, m, 0.1, 22, 1e-2, F64), 1e-9, 1e-7)
+    for solver in (_solver("launched"), strips):
+        _compare_with_alone(solver, _problem(9, 17, 0.1, 5, 0.0, F32))
+
+
+def _compare_with_alone(solver, problem):
+    """Compare the second problem's digits with those that it has without the others."""
+    grad = torch.rand(problem.cost.shape, generator=torch.Generator().manual_seed(8))
+    alone = problem._replace(
+        **{name: getattr(problem, name)[1:2] for name in ("cost", "source", "target")}
+    )
+    many, one = solver.solve(problem, True), solver.solve(alone, True)
+    back, back_alone = (
+        solver.pull_back(problem, many, grad),
+        solver.pull_back(alone, one, grad[1:2]),
+    )
+    for whole, part in zip((*many[:5], *back), (*one[:5], *back_alone), strict=True):
+        assert torch.equal(whole[1:2], part)
 
 
 @pytest.mark.slow
 def test_gpu_programs_are_the_reference_in_tritons_interpreter(in_tritons_interpreter):
     in_tritons_interpreter(test_gpu_programs_are_the_reference)
+
+
+@pytest.mark.parametrize(
+    ("n", "m", "dtype", "name"),
+    [
+        (1, 1, F32, "launched"),
+        (128, 128, F32, "launched"),
+        (1024, 16, F32, "launched"),
+        (128, 64, F64, "launched"),
+        (129, 128, F32, "strips"),
+        (128, 128, F64, "strips"),
+        (1024, 1024, F64, "strips"),
+        (1025, 2, F32, None),
+        (1025, 64, F32, None),
+    ],
+)
+def test_the_size_decides_what_a_gpu_runs(n, m, dtype, name, monkeypatch):
+    monkeypatch.setattr(choice, "_programs_run", lambda: True)
+    found = choice._in_programs(torch.empty(5, n, m, dtype=dtype, device="meta"))
+    assert getattr(found, "__name__", None) == (name and f"nver.scaling.{name}")
 
 
 def test_the_adjoint_is_that_of_automatic_differentiation():

@@ -25,8 +25,8 @@ NAMES = ("fused", "batched", "logarithmic")
 _FOUND: Any = getattr(os.environ, "_data", os.environ)
 _NAME = os.environ.encodekey(VARIABLE) if hasattr(os.environ, "_data") else VARIABLE
 """Where the variable is if it is set: `os.environ` takes as long as a small solve to say no."""
-LARGEST_LAUNCHED = 128
-"""Rows or columns of a problem that fits into one GPU program's registers."""
+ON_GPU = ("launched", "strips")
+"""The solvers in GPU programs, the fastest first."""
 
 
 def solve(problem: Problem) -> Solution:
@@ -63,8 +63,8 @@ def choose(cost: Float[Tensor, "problems n m"]) -> Solver:
             f"{VARIABLE} is 'fused', which needs costs on a CPU and a numba that works: "
             "pip install 'nver[fast]'."
         )
-    small = max(cost.shape[-2:]) <= LARGEST_LAUNCHED and cost.dtype == torch.float32
-    return _launched() if cost.device.type == "cuda" and small else cast(Solver, _module("batched"))
+    found = None if name or cost.device.type != "cuda" else _in_programs(cost)
+    return found or cast(Solver, _module("batched"))
 
 
 def _module(name: str) -> Any:
@@ -87,14 +87,22 @@ def _fused(dtype: torch.dtype) -> Solver | None:
     return None
 
 
+def _in_programs(cost: Float[Tensor, "problems n m"]) -> Solver | None:
+    """Return the solver in GPU programs for costs of this size, where Triton is there."""
+    if _programs_run():
+        for solver in map(_module, ON_GPU):
+            if solver.fits(cost):
+                return cast(Solver, solver)
+    return None
+
+
 @cache
-def _launched() -> Solver:
-    """Return the solver in two GPU programs, where Triton is there."""
-    launched = _module("launched")
-    if launched.AVAILABLE:
-        return cast(Solver, launched)
+def _programs_run() -> bool:
+    """Return whether Triton is there; say once if not."""
+    if _module("programs").AVAILABLE:
+        return True
     LOG.info("Sinkhorn runs without its GPU programs: Triton is not installed.")
-    return cast(Solver, _module("batched"))
+    return False
 
 
 @final
