@@ -53,7 +53,7 @@ browser:
 	  || echo "No Chromium: the tests of the report's page are skipped. On Debian, as root: apt-get install chromium"
 
 test-all: $(VENV)/.developed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --hypothesis-profile search
 
 check: $(VENV)/.developed
 	$(BIN)/ruff check .

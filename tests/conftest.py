@@ -9,11 +9,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 # Many small networks: threads that wait for each other cost more than they bring.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # No test asks a hub; those of downloads serve one themselves.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+# Laws are tried on the same examples each time, however slow the machine is; `make test-all` tries
+# others (--hypothesis-profile search).
+settings.register_profile(
+    "search", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+)
+settings.register_profile("fixed", settings.get_profile("search"), derandomize=True, database=None)
+settings.load_profile("fixed")
 
 SHARED = Path(os.environ.get("NVER_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 

@@ -1,7 +1,11 @@
-"""A grid to be killed: python interrupted_grid.py FOLDER LOG [tune]; every training is logged."""
+"""A grid to be killed: python interrupted_grid.py FOLDER LOG [MOST [tune]]; it logs every training.
+
+After MOST trainings it waits for its end: however late the signal comes, it comes in the middle.
+"""
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -28,13 +32,16 @@ SLOW, QUICK = 0.08, 0.01
 class Model:
     """Class means with a little noise of the seed; it says in the log that it is trained."""
 
-    def __init__(self, name, log, pause, seed, x):
-        self.name, self.log, self.pause, self.seed, self.x = name, log, pause, seed, x
+    def __init__(self, table, name, seed, x):
+        self.table, self.name, self.seed, self.x = table, name, seed, x
 
     def fit(self, X, y, groups=None):
-        time.sleep(self.pause)
+        log = Path(self.table.log)
+        time.sleep(self.table.pause)
+        while log.is_file() and len(log.read_text().splitlines()) >= self.table.most:
+            time.sleep(1)
         line = f"{self.name} {self.seed} {self.x:.9f} {zlib.crc32(X.tobytes())}\n"
-        with Path(self.log).open("a") as file:  # one write: two processes share the log
+        with log.open("a") as file:  # one write: two processes share the log
             file.write(line)
         self.classes_ = np.unique(y)
         self.means_ = np.stack([X[y == label].mean(axis=0) for label in self.classes_])
@@ -49,8 +56,8 @@ class Model:
 class Systems:
     """Two systems with one setting."""
 
-    def __init__(self, log, pause):
-        self.log, self.pause = log, pause
+    def __init__(self, log, pause, most):
+        self.log, self.pause, self.most = log, pause, most
         self.COUPLINGS = {"": None}
         self.SPANS = {"x": Span(0.0, 2.0)}
 
@@ -61,7 +68,7 @@ class Systems:
         return {"x": UNTUNED}
 
     def build(self, name, views, seed, chosen=None):
-        return Model(name, self.log, self.pause, seed, (chosen or self.space(name))["x"])
+        return Model(self, name, seed, (chosen or self.space(name))["x"])
 
 
 class Packs(Systems):
@@ -85,7 +92,7 @@ def dataset():
     return EmbeddingDataset(X.astype(np.float32), views, y, speakers, names, names, labels)
 
 
-def run(folder, log, processes=1, trials=None, pause=0.0):
+def run(folder, log, processes=1, trials=None, pause=0.0, most=math.inf):
     """Cross-validate both systems."""
     data = dataset()
     # Three processes make one grid here: none of them may see another source than the others.
@@ -96,7 +103,7 @@ def run(folder, log, processes=1, trials=None, pause=0.0):
             make_folds("speaker", data.y, data.speakers, k=FOLDS),
             seeds=SEEDS,
             jobs=processes,
-            systems=Packs(os.fspath(log), pause),
+            systems=Packs(os.fspath(log), pause, most),
             saved=folder,
             tune=trials,
         )
@@ -104,5 +111,6 @@ def run(folder, log, processes=1, trials=None, pause=0.0):
 
 if __name__ == "__main__":
     place, told = map(Path, sys.argv[1:3])
-    tuned = bool(sys.argv[3:])
-    run(place, told, 2, 6 if tuned else None, QUICK if tuned else SLOW)
+    enough = int(sys.argv[3]) if sys.argv[3:] else math.inf
+    tuned = bool(sys.argv[4:])
+    run(place, told, 2, 6 if tuned else None, QUICK if tuned else SLOW, enough)

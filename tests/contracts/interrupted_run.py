@@ -1,10 +1,12 @@
-"""A run that the crash test kills: ``python interrupted_run.py CORPUS STORE LOG``.
+"""A run that the crash test kills: ``python interrupted_run.py CORPUS STORE LOG [MOST]``.
 
-Its encoder is slow, and writes the length of every clip to LOG before it returns a vector.
+Its encoder is slow, and writes the length of every clip to LOG before it returns a vector. After
+MOST clips it waits for its end: however late the signal comes, it comes in the middle of the run.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -33,9 +35,10 @@ class Slow(Encoder):
         revision="1",
     )
 
-    def __init__(self, log: Path | None = None, pause: float = 0.0) -> None:
+    def __init__(self, log: Path | None = None, pause: float = 0.0, most: float = math.inf) -> None:
         self.log = log
         self.pause = pause
+        self.left = most
 
     def features(self, samples):
         return samples
@@ -47,6 +50,9 @@ class Slow(Encoder):
             descriptor = os.open(self.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
             os.write(descriptor, line)
             os.close(descriptor)
+        self.left -= len(inputs)
+        while self.left <= 0:
+            time.sleep(1)
         return np.array([[np.abs(c).mean(), np.abs(c).max(), c.size] for c in inputs], np.float32)
 
 
@@ -69,6 +75,7 @@ def corpus(root: Path) -> Corpus:
 
 
 if __name__ == "__main__":
-    folder, place, record = map(Path, sys.argv[1:])
-    result = extract(corpus(folder), [Slow(record, 0.02)], EmbeddingStore(place), batch_size=4)
+    folder, place, record = map(Path, sys.argv[1:4])
+    encoder = Slow(record, 0.02, *map(int, sys.argv[4:]))
+    result = extract(corpus(folder), [encoder], EmbeddingStore(place), batch_size=4)
     raise SystemExit(1 if result.failures else 0)

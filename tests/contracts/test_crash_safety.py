@@ -42,9 +42,9 @@ def length(number: int) -> int:
     return 800 + 5 * number
 
 
-def started(root: Path, place: Path, log: Path) -> subprocess.Popen:
+def started(root: Path, place: Path, log: Path, *most: str) -> subprocess.Popen:
     log.touch()
-    return subprocess.Popen([sys.executable, str(SCRIPT), str(root), str(place), str(log)])
+    return subprocess.Popen([sys.executable, str(SCRIPT), str(root), str(place), str(log), *most])
 
 
 def encoded(log: Path) -> list[int]:
@@ -62,7 +62,7 @@ def test_a_killed_run_loses_nothing_and_repeats_nothing(script, root, tmp_path):
     place, kept = tmp_path / "store", {}
     for kill in range(4):
         log = tmp_path / f"log{kill}"
-        process = started(root, place, log)
+        process = started(root, place, log, "50")
         while process.poll() is None and len(encoded(log)) < 30:
             time.sleep(0.003)
         process.kill()  # SIGKILL: no handler runs
@@ -81,7 +81,7 @@ def test_a_killed_run_loses_nothing_and_repeats_nothing(script, root, tmp_path):
     assert 0 < len(kept) < CLIPS
 
     log = tmp_path / "last"
-    assert started(root, place, log).wait(timeout=60) == 0
+    assert started(root, place, log).wait(timeout=300) == 0
     before = {int(vector[2]) for vector in kept.values()}
     assert set(encoded(log)) == {length(number) for number in range(CLIPS)} - before
     assert len(encoded(log)) == CLIPS - len(before)
@@ -97,11 +97,11 @@ def test_a_killed_run_loses_nothing_and_repeats_nothing(script, root, tmp_path):
 def test_two_runs_at_once_fill_one_store(script, root, tmp_path):
     place, logs = tmp_path / "store", [tmp_path / "one", tmp_path / "two"]
     processes = [started(root, place, log) for log in logs]
-    assert [process.wait(timeout=60) for process in processes] == [0, 0]
+    assert [process.wait(timeout=300) for process in processes] == [0, 0]
     entries = stored(script, place)
     assert sorted(int(vector[2]) for vector in entries.values()) == sorted(
         length(number) for number in range(CLIPS)
     )
     log = tmp_path / "after"
-    assert started(root, place, log).wait(timeout=60) == 0
+    assert started(root, place, log).wait(timeout=300) == 0
     assert encoded(log) == []

@@ -67,7 +67,7 @@ def test_a_killed_grid_loses_nothing_and_repeats_nothing(script, tmp_path):
     folder, logs, kept = tmp_path / "trainings", [], set()
     for count in (4, 15):
         logs.append(tmp_path / f"log{count}")
-        process = start(folder, logs[-1])
+        process = start(folder, logs[-1], str(count + IN_FLIGHT))
         kill_after(count, process, lambda: len(files(folder)))
         fresh, kept = files(folder) - kept, files(folder)
         assert 0 <= len(lines(logs[-1])) - len(fresh) <= IN_FLIGHT
@@ -75,7 +75,7 @@ def test_a_killed_grid_loses_nothing_and_repeats_nothing(script, tmp_path):
     assert 15 <= before < script.TRAININGS
 
     last = tmp_path / "last"
-    assert start(folder, last).wait(timeout=120) == 0
+    assert start(folder, last).wait(timeout=300) == 0
     assert len(lines(last)) == len(set(lines(last))) == script.TRAININGS - before
     assert len(files(folder)) == script.TRAININGS
     assert kept < files(folder)
@@ -93,8 +93,8 @@ def test_a_killed_grid_loses_nothing_and_repeats_nothing(script, tmp_path):
 def test_a_killed_search_goes_on_and_chooses_the_same(script, tmp_path):
     pytest.importorskip("optuna")
     folder, last = tmp_path / "trainings", tmp_path / "last"
-    process = start(folder, tmp_path / "log", "tune")
-    kill_after(25, process, lambda: len(lines(tmp_path / "log")))
+    process = start(folder, tmp_path / "log", "8", "tune")
+    kill_after(8, process, lambda: len(lines(tmp_path / "log")))
     done, kept = lines(tmp_path / "log"), files(folder)
     resumed = script.run(folder, last, trials=6)
     searches = len(script.NAMES) * script.FOLDS
@@ -104,7 +104,8 @@ def test_a_killed_search_goes_on_and_chooses_the_same(script, tmp_path):
     assert resumed.tunings == whole.tunings
     assert len(whole.tunings) == searches
     assert resumed.frame.equals(whole.frame)
-    # No search has ended: two are under way, and each goes on from its last training.
-    assert len(kept) == 2
+    # A search trains nine times at least, so none has ended: those under way go on from their last
+    # training.
+    assert 1 <= len(kept) <= 2
     again = len(done) + len(lines(last)) - len(lines(tmp_path / "whole"))
     assert 0 <= again <= IN_FLIGHT

@@ -22,7 +22,7 @@ def bursts(seed: int, rate: int, channels: int = 1) -> Waveform:
 
 
 @given(st.integers(0, 2**32), RATES, st.floats(1e-3, 4))
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_thumbprints_ignore_gain_and_rate(seed, rate, gain):
     clip = bursts(seed, 48000)
     louder = Waveform(clip.samples * np.float32(gain), clip.rate).resample(rate)
@@ -31,14 +31,14 @@ def test_thumbprints_ignore_gain_and_rate(seed, rate, gain):
 
 
 @given(st.integers(0, 2**32), st.integers(0, 2**32))
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_thumbprints_tell_different_sounds_apart(one, two):
     cosine = float(thumbprint(bursts(one, 16000)) @ thumbprint(bursts(two, 16000)))
     assert (one == two) == (cosine >= NEAR_IDENTICAL)
 
 
 @given(st.integers(0, 2**32), RATES, RATES)
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_resampling_keeps_the_duration(seed, rate, target):
     clip = bursts(seed, rate)
     other = clip.resample(target)
@@ -46,7 +46,7 @@ def test_resampling_keeps_the_duration(seed, rate, target):
 
 
 @given(st.integers(0, 2**32), RATES, RATES)
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_resampling_is_linear_and_keeps_channels_apart(seed, rate, target):
     clip = bursts(seed, rate, channels=2)
     together = clip.resample(target).samples
@@ -57,7 +57,7 @@ def test_resampling_is_linear_and_keeps_channels_apart(seed, rate, target):
 
 
 @given(st.integers(0, 2**32), st.integers(1, 8))
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_the_mean_of_equal_channels_is_that_channel(seed, channels):
     clip = bursts(seed, 16000)
     many = Waveform(np.repeat(clip.samples, channels, axis=0), clip.rate)
@@ -65,7 +65,7 @@ def test_the_mean_of_equal_channels_is_that_channel(seed, channels):
 
 
 @given(st.integers(0, 2**32), st.floats(0.01, 0.29))
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_two_slices_are_the_whole(seed, cut):
     clip = bursts(seed, 16000)
     parts = [clip.slice(0.0, cut).samples, clip.slice(cut, 1.0).samples]
@@ -73,7 +73,7 @@ def test_two_slices_are_the_whole(seed, cut):
 
 
 @given(st.floats(-1, 1), st.integers(1, 500), st.integers(1, 3))
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_no_constant_is_audible(level, samples, channels):
     waveform = Waveform(np.full((channels, samples), level), 8000)
     with pytest.raises(AudioError):

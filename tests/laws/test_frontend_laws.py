@@ -22,7 +22,7 @@ def noise(samples: int, seed: int) -> np.ndarray:
     return 0.1 * np.random.default_rng(seed).standard_normal(samples).astype(np.float32)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(SEEDS, st.integers(0, 6), st.integers(1, 8))
 def test_frames_of_a_slice_are_a_slice_of_the_frames(seed: int, first: int, count: int):
     clip = torch.from_numpy(noise(4000, seed))
@@ -30,7 +30,7 @@ def test_frames_of_a_slice_are_a_slice_of_the_frames(seed: int, first: int, coun
     torch.testing.assert_close(BANK(part), BANK(clip)[first : first + count], atol=1e-4, rtol=0)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(SEEDS, st.floats(0.5, 20.0), st.floats(-0.5, 0.5))
 def test_gain_is_added_and_an_offset_is_not_heard(seed: int, gain: float, offset: float):
     clip = torch.from_numpy(noise(2000, seed))
@@ -41,7 +41,7 @@ def test_gain_is_added_and_an_offset_is_not_heard(seed: int, gain: float, offset
     torch.testing.assert_close(found[heard], expected[heard], atol=5e-2, rtol=0)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(SEEDS, RATES, st.integers(1, 3000))
 def test_resampling_is_linear_and_keeps_the_duration(seed: int, rate: int, samples: int):
     first, second = noise(samples, seed), noise(samples, seed + 1)

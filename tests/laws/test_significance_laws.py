@@ -36,7 +36,7 @@ def pairs(draw):
     return sides
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(pairs(), NAMES, st.randoms(use_true_random=False))
 def test_the_order_of_speakers_and_the_names_of_classes_do_not_matter(sides, name, chance):
     metric = METRICS[name]
@@ -50,7 +50,7 @@ def test_the_order_of_speakers_and_the_names_of_classes_do_not_matter(sides, nam
     assert other.difference == pytest.approx(one.difference)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(pairs(), NAMES)
 def test_p_is_a_share_of_the_ways_and_that_of_the_systems_exchanged(sides, name):
     one = permutation_test(*sides, METRICS[name])
@@ -60,7 +60,7 @@ def test_p_is_a_share_of_the_ways_and_that_of_the_systems_exchanged(sides, name)
     assert other.difference == pytest.approx(-one.difference)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(pairs(), NAMES)
 def test_an_interval_holds_its_value_and_stays_in_range(sides, name):
     interval = cluster_bootstrap(sides[0], METRICS[name], n=200)
@@ -69,7 +69,7 @@ def test_an_interval_holds_its_value_and_stays_in_range(sides, name):
         assert interval.low <= interval.value <= interval.high
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(pairs(), pairs(), st.randoms(use_true_random=False))
 def test_more_tests_never_help_and_their_order_does_not_matter(some, more, chance):
     if some[0].shape != more[0].shape or (some[0].sum(axis=-1) != more[0].sum(axis=-1)).any():

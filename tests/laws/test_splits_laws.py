@@ -20,7 +20,7 @@ corpora = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(corpora, st.sampled_from(["speaker", "random", "loso", "column:x"]), st.integers(2, 5))
 def test_every_clip_is_tested_once_and_never_trained_on_in_that_fold(corpus, protocol, k):
     labels, speakers = corpus
@@ -37,7 +37,7 @@ def test_every_clip_is_tested_once_and_never_trained_on_in_that_fold(corpus, pro
             assert not set(speakers[fold.train]) & set(speakers[fold.test])
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(2, 6), st.integers(0, 100))
 def test_k_speakers_of_every_class_are_enough_for_k_folds(k, seed):
     rng = np.random.default_rng(seed)

@@ -33,7 +33,7 @@ def vector(number: int) -> list[float]:
 
 
 @given(APPENDS, st.randoms(use_true_random=False))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_a_table_is_a_dict(appends, random):
     with tempfile.TemporaryDirectory() as folder:
         store = EmbeddingStore(Path(folder))

@@ -36,7 +36,7 @@ def _problem(seed: int, n: int, m: int) -> tuple[torch.Tensor, torch.Tensor, tor
     return cost, a / a.sum(), b / b.sum()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seeds, sizes, sizes)
 def test_a_converged_plan_has_its_marginals(seed, n, m):
     cost, a, b = _problem(seed, n, m)
@@ -47,7 +47,7 @@ def test_a_converged_plan_has_its_marginals(seed, n, m):
     assert bool((plan.plan > 0).all())
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seeds, sizes, sizes)
 def test_swapping_the_clouds_transposes_the_plan(seed, n, m):
     cost, a, b = _problem(seed, n, m)
@@ -56,7 +56,7 @@ def test_swapping_the_clouds_transposes_the_plan(seed, n, m):
     torch.testing.assert_close(there.plan.T, back.plan, atol=1e-9, rtol=0)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seeds, sizes, sizes, st.floats(-5, 5))
 def test_adding_to_a_row_a_column_or_all_costs_changes_nothing(seed, n, m, shift):
     cost, a, b = _problem(seed, n, m)
@@ -66,7 +66,7 @@ def test_adding_to_a_row_a_column_or_all_costs_changes_nothing(seed, n, m, shift
         torch.testing.assert_close(plan, other, atol=1e-9, rtol=0)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seeds, sizes, sizes)
 def test_the_order_of_points_does_not_matter(seed, n, m):
     cost, a, b = _problem(seed, n, m)
@@ -79,7 +79,7 @@ def test_the_order_of_points_does_not_matter(seed, n, m):
     torch.testing.assert_close(plan[rows][:, columns], moved, atol=1e-12, rtol=1e-9)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seeds, sizes, sizes, st.floats(0.01, 100))
 def test_scaling_costs_and_eps_together_changes_nothing(seed, n, m, scale):
     cost, a, b = _problem(seed, n, m)
@@ -90,7 +90,7 @@ def test_scaling_costs_and_eps_together_changes_nothing(seed, n, m, scale):
     torch.testing.assert_close(plan, scaled, atol=1e-11, rtol=1e-8)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seeds, st.integers(1, 6), sizes, sizes)
 def test_problems_of_a_batch_do_not_touch_each_other(seed, problems, n, m):
     cost = torch.rand(problems, n, m, generator=_draw(seed), dtype=torch.float64) * 3
@@ -102,7 +102,7 @@ def test_problems_of_a_batch_do_not_touch_each_other(seed, problems, n, m):
         assert bool(together.converged[i]) == bool(alone.converged)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seeds, sizes, sizes, st.integers(1, 3), st.integers(1, 3))
 def test_points_of_weight_zero_are_as_if_absent(seed, n, m, more_rows, more_columns):
     cost, a, b = _problem(seed, n, m)
@@ -120,7 +120,7 @@ def test_points_of_weight_zero_are_as_if_absent(seed, n, m, more_rows, more_colu
     assert float(masked.apply(x)[n:].abs().sum()) == 0
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seeds, sizes)
 def test_a_single_point_gets_everything(seed, n):
     """A Dirac: the only plan is the product of the weights."""
@@ -130,7 +130,7 @@ def test_a_single_point_gets_everything(seed, n):
     assert bool(plan.converged)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seeds, st.integers(2, 8))
 def test_far_apart_pairs_are_matched_by_their_permutation(seed, n):
     order = torch.randperm(n, generator=_draw(seed))
@@ -139,7 +139,7 @@ def test_far_apart_pairs_are_matched_by_their_permutation(seed, n):
     torch.testing.assert_close(plan.apply(x[order]), x, atol=1e-3, rtol=0)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seeds, st.integers(1, 6), st.integers(1, 6))
 def test_the_map_out_of_sample_extends_the_plan(seed, n, m):
     generator = _draw(seed)
@@ -152,7 +152,7 @@ def test_the_map_out_of_sample_extends_the_plan(seed, n, m):
     torch.testing.assert_close(back.extend(cost.T, x), back.apply(x), atol=1e-8, rtol=0)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seeds, st.floats(1e-4, 1.0), st.integers(1, 200))
 def test_small_eps_in_float32_gives_no_nan_and_an_honest_flag(seed, eps, iterations):
     """Up to cost / eps = 1e4, converged or not."""
@@ -165,7 +165,7 @@ def test_small_eps_in_float32_gives_no_nan_and_an_honest_flag(seed, eps, iterati
     assert plan.converged.tolist() == (plan.marginal_error <= 1e-4).tolist()
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seeds, st.booleans(), st.floats(1e-4, 1e-2), st.sampled_from([torch.float32, torch.float64]))
 def test_classes_matched_or_not_give_finite_plans_and_gradients(seed, matched, eps, dtype):
     """Unmatched, most rows must cross to another class: their scalings are the most extreme."""
@@ -188,7 +188,7 @@ def test_classes_matched_or_not_give_finite_plans_and_gradients(seed, matched, e
     assert bool(plan.converged) == (float(plan.marginal_error) <= 1e-5)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seeds, sizes, sizes)
 def test_the_gradient_of_a_plan_does_not_see_shifts(seed, n, m):
     """Adding to a row or column changes no plan: row and column sums of the gradient are 0."""
@@ -202,7 +202,7 @@ def test_the_gradient_of_a_plan_does_not_see_shifts(seed, n, m):
         torch.testing.assert_close(zero, torch.zeros_like(zero), atol=1e-8, rtol=0)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seeds, st.floats(0.01, 0.3), st.sampled_from([1e-6, 1e-5, 1e-3]))
 def test_what_stops_before_the_limit_has_converged(seed, eps, tolerance):
     """In float32 too, where the error while iterating is rounded."""

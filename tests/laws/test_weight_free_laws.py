@@ -38,7 +38,7 @@ def made(kind, seed, seconds=0.5):
 
 
 @each_encoder
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(kind=st.sampled_from(KINDS), seed=seeds, seconds=st.floats(0.1, 1.5))
 def test_every_clip_has_the_same_finite_columns(encoder, kind, seed, seconds):
     found = encoder.functionals(made(kind, seed, seconds))
@@ -49,7 +49,7 @@ def test_every_clip_has_the_same_finite_columns(encoder, kind, seed, seconds):
 
 
 @each_encoder
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(kind=st.sampled_from(("noise", "burst", "swell")), seed=seeds, power=st.integers(-8, 8))
 def test_only_loudness_columns_know_the_level(encoder, kind, seed, power):
     sound = made(kind, seed)
@@ -61,7 +61,7 @@ def test_only_loudness_columns_know_the_level(encoder, kind, seed, power):
 
 
 @each_encoder
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(kind=st.sampled_from(("noise", "burst", "swell")), seed=seeds)
 def test_polarity_is_not_heard(encoder, kind, seed):
     sound = made(kind, seed)

@@ -137,7 +137,7 @@ counts_of_three = st.lists(st.integers(0, 20), min_size=9, max_size=9).map(
 )
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(counts_of_three, st.permutations([0, 1, 2]), st.integers(1, 5))
 def test_scores_keep_their_range_under_renaming_and_scaling(counts, order, factor):
     for metric in METRICS.values():
@@ -149,7 +149,7 @@ def test_scores_keep_their_range_under_renaming_and_scaling(counts, order, facto
         assert math.isnan(value) or metric.low <= value <= metric.high
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.lists(counts_of_three, min_size=1, max_size=4))
 def test_leading_axes_are_scored_one_by_one(stack):
     for metric in METRICS.values():

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -22,7 +21,8 @@ class Hosted:
 
     ``cut``: how many bytes of a body are sent before the connection closes, one number per answer
     with more bytes than that, used up from the front. ``wrong_range``: added to the range's begin
-    in Content-Range. ``redirect``: a Location instead of the file.
+    in Content-Range. ``redirect``: a Location instead of the file. ``before``: called before every
+    answer.
     """
 
     data: bytes = b""
@@ -31,7 +31,7 @@ class Hosted:
     cut: list[int] = field(default_factory=list)
     status: int | None = None
     redirect: str | None = None
-    seconds: float = 0.0
+    before: Callable[[], object] = bool
     wrong_range: int = 0
     headers: dict[str, str] = field(default_factory=dict)
     code: int = 302
@@ -109,7 +109,7 @@ class Handler(BaseHTTPRequestHandler):
         asked = Asked(self.command, path, *facts)
         self.hosting.asked.append(asked)
         hosted = self.hosting.files.get(path, NOT_THERE)
-        time.sleep(hosted.seconds)
+        hosted.before()
         if hosted.redirect is not None:
             facts = {"Location": hosted.redirect, "Content-Length": "0"}
             self.reply(hosted.code, facts | hosted.headers)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import subprocess
 import sys
 import threading
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 from tests.unit.encoders.http_server import COMMIT, Hosted, Server, serving
 
+from nver.encoders import download as downloading
 from nver.encoders import http_file
 from nver.encoders.download import (
     download,
@@ -88,9 +88,13 @@ class TestFacts:
 
     def test_a_slow_server(self, server: Server, hosted: Hosted, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(http_file, "TIMEOUT", 0.1)
-        hosted.seconds = 0.5
-        with pytest.raises(DownloadError, match=r"cannot be reached \(timed out\)"):
-            probe(f"{server.url}/big.bin")
+        answer = threading.Event()
+        hosted.before = answer.wait
+        try:
+            with pytest.raises(DownloadError, match=r"cannot be reached \(timed out\)"):
+                probe(f"{server.url}/big.bin")
+        finally:
+            answer.set()
 
     @pytest.mark.parametrize("url", ["file:///etc/hosts", "ftp://host/x", "x"])
     def test_other_kinds_of_address(self, server: Server, url: str):
@@ -322,25 +326,26 @@ def test_parts_are_named_after_the_content(server: Server, hosted: Hosted, tmp_p
 
 
 class TestOneAtATime:
-    def test_the_second_waits_and_says_so(self, tmp_path: Path, caplog: pytest.LogCaptureFixture):
-        target, order = tmp_path / "folder" / "x", []
+    def test_the_second_waits_and_says_so(self, tmp_path: Path, monkeypatch):
+        target, order, said = tmp_path / "folder" / "x", [], []
         inside, go = threading.Event(), threading.Event()
 
         def first() -> None:
             with only_one(target):
                 inside.set()
-                go.wait(5)
+                go.wait(60)
                 order.append("first")
 
         thread = threading.Thread(target=first)
         thread.start()
-        assert inside.wait(5)
-        threading.Timer(0.1, go.set).start()
-        with caplog.at_level(logging.WARNING), only_one(target):
+        assert inside.wait(60)
+        # The first goes on when the second has said that it waits.
+        monkeypatch.setattr(downloading, "say", lambda line: said.append(line) or go.set())
+        with only_one(target):
             order.append("second")
         thread.join()
         assert order == ["first", "second"]
-        assert f"Another process makes {target}: waiting" in caplog.text
+        assert said == [f"Another process makes {target}: waiting for it."]
 
     def test_a_killed_process_blocks_nobody(self, tmp_path: Path):
         target = tmp_path / "x"

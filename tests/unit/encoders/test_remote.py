@@ -10,6 +10,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from threading import Barrier
 
 import numpy as np
 import pytest
@@ -161,7 +162,10 @@ class TestTheHub:
         assert not fetch_tower(replace(TOWER, revisions={ID: revision})).already
 
     def test_two_processes_share_one_download(self, server: Server, blob: Hosted, nver_home):
-        blob.seconds = 0.2
+        # The first answer is held back until both have asked: neither finds what the other made.
+        both = Barrier(2, timeout=60)
+        first = iter((both.wait, both.wait))
+        blob.before = lambda: next(first, bool)()
         code = (
             "from nver.encoders.imagebind import TOWER; "
             "from nver.encoders.remote import fetch_tower; print(fetch_tower(TOWER).path)"
@@ -176,7 +180,7 @@ class TestTheHub:
             while not server.asked and other.poll() is None:
                 time.sleep(0.01)
             mine = fetch_tower(TOWER)
-            out, errors = other.communicate(timeout=60)
+            out, errors = other.communicate()
         assert other.returncode == 0, errors
         assert out.strip() == str(mine.path) == str(kept_file("imagebind", ID))
         header = 8 + int.from_bytes(blob.data[:8], "little")
