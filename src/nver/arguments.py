@@ -22,6 +22,8 @@ TRIALS = 16
 EMBEDDED = 20
 """Megabytes of clips that ``--embed-audio`` puts into the page when it is not told how many."""
 
+A_RUN = "the folder of a run (nver evaluate --out RUN)"
+
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line; the command's name is its `command`."""
@@ -30,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
     whole = Parser(
         prog="nver",
         description="Which emotion does a laugh, a cry, a scream or a sigh express?",
-        epilog="First result in two minutes: nver demo. "
+        epilog="First result in two minutes: nver demo\n"
         "Then: nver evaluate FOLDER -e spectral -e prosodic --out RUN",
     )
     whole.add_argument("--version", action="version", version=f"nver {__version__}")
@@ -63,7 +65,9 @@ def _demo_command(commands: Any) -> None:
         description="Run the whole main job on the synthetic corpus (made by a synthesiser: scores "
         "on it say nothing about people) with the two weight-free encoders.",
     )
-    demo.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="RUN")
+    demo.add_argument(
+        "--out", type=Path, default=Path("runs/demo"), metavar="RUN", help="default runs/demo"
+    )
     demo.add_argument(
         "--jobs", type=positive, metavar="N", help="processes (default: one per core)"
     )
@@ -133,8 +137,8 @@ def _evaluate_command(commands: Any) -> None:
         description="Encode a corpus, cross-validate every encoder alone, baselines and fusions, "
         "and write predictions.parquet, scores.json, run.json, failures.csv and report.html. "
         "Finished trainings are kept in RUN: the same command goes on where it was stopped.",
-        epilog="The protocols, and what their scores do not say. "
-        + " ".join(f"{protocol.name}: {protocol.warning}" for protocol in PROTOCOLS.values()),
+        epilog="The protocols, and what their scores do not say:\n"
+        + "\n".join(f"{protocol.name}: {protocol.warning}" for protocol in PROTOCOLS.values()),
     )
     _corpus_argument(evaluate)
     _encoder_options(evaluate)
@@ -216,7 +220,7 @@ def _report_command(commands: Any) -> None:
         description="Rebuild the tables, figures and the page from a run's predictions (html), or "
         "print the result table: Markdown, LaTeX (booktabs) or JSON.",
     )
-    report.add_argument("run_folder", type=Path, metavar="RUN")
+    report.add_argument("run_folder", type=Path, metavar="RUN", help=A_RUN)
     report.add_argument(
         "--format", choices=FORMATS, default=FORMATS[0], help=f"default {FORMATS[0]}"
     )
@@ -254,10 +258,12 @@ def _compare_command(commands: Any) -> None:
         description="Test whether two systems differ on the same out-of-fold clips: the difference "
         "in UAR with its interval, a paired permutation test, an effect size, and how small a "
         "difference these clips could show. One RUN: every system against the best, "
-        "with a correction for that choice. Two runs: the best of each.",
+        "with a correction for that choice. Two runs: the best of each, then what both have.",
     )
-    compare.add_argument("run_folder", type=Path, metavar="RUN")
-    compare.add_argument("other_folder", type=Path, metavar="RUN2", nargs="?")
+    compare.add_argument("run_folder", type=Path, metavar="RUN", help=A_RUN)
+    compare.add_argument(
+        "other_folder", type=Path, metavar="RUN2", nargs="?", help="another one, of the same clips"
+    )
     compare.add_argument(
         "-s",
         "--system",

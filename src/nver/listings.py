@@ -169,9 +169,9 @@ def _rules(spec: SystemSpec) -> list[Row]:
             {
                 "name": spec.reported_as("transductive"),
                 "kind": spec.kind,
-                "summary": f"the networks of {spec.name}, every test clip coupled with others of "
-                "its batch, as published: what is predicted for a clip depends on its company, so "
-                f"this is never the best system; comes with -s {spec.name}",
+                "summary": f"the networks of {spec.name}, test clips coupled with each other as "
+                "published; what is predicted for a clip then depends on its company, so it is "
+                f"never called the best; evaluated with -s {spec.name}",
             }
         )
     return rows

@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from nver.registry import nearest
 
 
+class Paragraphs(argparse.HelpFormatter):
+    """argparse's help, in which a line of a description begins a line."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "\n".join(
+            super(Paragraphs, self)._fill_text(s, width, indent) for s in text.split("\n")
+        )
+
+
 class Parser(argparse.ArgumentParser):
     """argparse, with the nearest known name for a command or option that it does not know."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"formatter_class": Paragraphs} | options)
 
     def error(self, message: str) -> NoReturn:
         """Print the message, and what was probably meant; end with exit code 2."""
