@@ -27,8 +27,6 @@ SECTIONS = {
     "scaling": ("bench.scaling", "Scaling in members and clips"),
     "encoders": ("bench.encoders_page", "Encoders"),
 }
-ON_GPU = ("sinkhorn", "grid", "scaling", "encoders")
-"""What there is to measure on a GPU; the loops of the training section are a CPU's."""
 
 
 def scripts() -> None:
@@ -67,8 +65,8 @@ def main() -> None:
         parser.error("torch finds no CUDA device here")
     options = Options(given.quick, given.device, given.threads)
     suffix = "" if given.device == "cpu" else "-gpu"
-    names = [*SECTIONS, *(f"{name}-gpu" for name in ON_GPU)]
-    for name in given.sections or (SECTIONS if given.device == "cpu" else ON_GPU):
+    names = [*SECTIONS, *(f"{name}-gpu" for name in SECTIONS)]
+    for name in given.sections or SECTIONS:
         torch.set_num_threads(given.threads)
         started = time.perf_counter()
         put(given.out, name + suffix, measured(name, options), names, list(SECTIONS))

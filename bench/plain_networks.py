@@ -84,7 +84,7 @@ class PlainMata(Plain):
         cost = torch.cdist(a, b)
         if self.detached:
             cost = cost.detach()
-        weights = torch.full((clips,), 1 / clips)
+        weights = torch.full((clips,), 1 / clips, device=X.device)
         plan = ot.sinkhorn(
             weights, weights, cost / cost.max(), 0.05, numItermax=self.iterations, warn=False
         )

@@ -1,10 +1,10 @@
-"""Training many members at once against the loops that people write, one core.
+"""Training many members at once against the loops that people write, one core or one GPU.
 
 1,000 synthetic clips of 8 Gaussian classes, 768 + 1,024 dimensions, 5 folds, 50 epochs of batches
 of 32: 6,250 steps of one network. Every side trains the same network by the same recipe (Adam at
 1e-3, dropout 0.3). Sides take turns in one process; the table gives medians of CPU milliseconds per
 step of one network, and what 6,250 of them take. Slow sides take fewer steps a turn: the column
-says how many.
+says how many. On a GPU all sides train there, and the milliseconds are those of the wall.
 
     python -m bench.training [--rounds 5] [--part dense|conv|same|members] [--device cuda]
 
@@ -20,6 +20,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from statistics import median
 
 import numpy as np
@@ -92,6 +93,7 @@ def engine(
     recipe: TrainingSettings = RECIPE,
     members: int = FOLDS,
     *,
+    device: str = "cpu",
     plan_gradient: bool = False,
 ) -> Side:
     """Return nver's own training of all folds."""
@@ -101,16 +103,18 @@ def engine(
 
     def side() -> int:
         made = networks(fusion, branch, recipe.dropout, members, plan_gradient=plan_gradient)
-        train_members(made, data, settings, seeds=range(members))
+        train_members(made, data, settings, seeds=range(members), device=device)
         return members * epochs * (len(data[0][0]) // BATCH)
 
     return side
 
 
-def trained(branch: str, iterations: int, *, detached: bool = False) -> Callable[[], nn.Module]:
+def trained(
+    branch: str, iterations: int, device: str = "cpu", *, detached: bool = False
+) -> Callable[[], nn.Module]:
     """Return a maker of a plain MATA that has been trained: at first, plans are easy to solve."""
     model = PlainMata(VIEWS, CLASSES, 50, branch, detached=True)
-    careful(lambda: model, 100 if branch == "fcn" else 10)()
+    careful(lambda: model, 100 if branch == "fcn" else 10, device)()
 
     def make() -> nn.Module:
         own = copy.deepcopy(model)
@@ -120,21 +124,21 @@ def trained(branch: str, iterations: int, *, detached: bool = False) -> Callable
     return make
 
 
-def naive(make: Callable[[], nn.Module], steps: int) -> Side:
+def naive(make: Callable[[], nn.Module], steps: int, device: str = "cpu") -> Side:
     """Return the loop of most scripts: DataLoader, Adam as it comes, `.item()` per step."""
     X, y = clips()
     train = folds()[0][0]
     loader = DataLoader(TensorDataset(X[train], y[train]), batch_size=BATCH, shuffle=True)
 
     def side() -> int:
-        model = make()
+        model = make().to(device)
         optimiser = torch.optim.Adam(model.parameters(), lr=1e-3)
         loss_of = nn.CrossEntropyLoss()
         done, total = 0, 0.0
         while done < steps:
             for inputs, labels in loader:
                 optimiser.zero_grad()
-                loss = loss_of(model(inputs), labels)
+                loss = loss_of(model(inputs.to(device)), labels.to(device))
                 loss.backward()
                 optimiser.step()
                 total += loss.item()
@@ -146,15 +150,14 @@ def naive(make: Callable[[], nn.Module], steps: int) -> Side:
     return side
 
 
-def careful(make: Callable[[], nn.Module], steps: int) -> Side:
+def careful(make: Callable[[], nn.Module], steps: int, device: str = "cpu") -> Side:
     """Return a loop with care: batches by index, fused Adam, nothing read back."""
-    X, y = clips()
-    train = folds()[0][0]
+    X, y, train = (part.to(device) for part in (*clips(), folds()[0][0]))
 
     def side() -> int:
-        model = make()
+        model = make().to(device)
         optimiser = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
-        order = train[torch.randperm(len(train))]
+        order = train[torch.randperm(len(train), device=device)]
         for step in range(steps):
             start = step * BATCH % (len(order) - BATCH + 1)
             rows = order[start : start + BATCH]
@@ -182,15 +185,25 @@ def perceptron(epochs: int) -> Side:
     return side
 
 
-def measure(sides: dict[str, Side], rounds: int) -> dict[str, tuple[float, int]]:
+def now(device: str) -> float:
+    """Return the CPU time spent; on a GPU the wall's, when all that was started is done."""
+    if device == "cpu":
+        return time.process_time()
+    torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def measure(
+    sides: dict[str, Side], rounds: int, device: str = "cpu"
+) -> dict[str, tuple[float, int]]:
     """Return the median milliseconds per step of one network, and the steps of a turn."""
     spent: dict[str, list[float]] = {name: [] for name in sides}
     steps = {name: side() for name, side in sides.items()}  # once to warm up
     for _ in range(rounds):
         for name, side in sides.items():
-            clock = time.process_time()
+            started = now(device)
             side()
-            spent[name].append(1000 * (time.process_time() - clock) / steps[name])
+            spent[name].append(1000 * (now(device) - started) / steps[name])
     return {name: (median(times), steps[name]) for name, times in spent.items()}
 
 
@@ -202,15 +215,16 @@ def report(title: str, found: dict[str, tuple[float, int]], against: str) -> Non
         print(f"| {name} | {ms:.2f} | {ms / base:.2f} | {ms * STEPS / 1000:.0f} s | {steps} |")
 
 
-def gemm_peak() -> float:
+def gemm_peak(device: str = "cpu") -> float:
     """Return the rate of a large matrix product, in GF/s."""
-    a = torch.randn(1536, 1536)
+    size = 1536 if device == "cpu" else 8192
+    a = torch.randn(size, size, device=device)
     times = []
     for _ in range(5):
-        clock = time.process_time()
+        started = now(device)
         torch.mm(a, a)
-        times.append(time.process_time() - clock)
-    return 2 * 1536**3 / min(times) / 1e9
+        times.append(now(device) - started)
+    return 2 * size**3 / min(times) / 1e9
 
 
 def gigaflops(network: nn.Module) -> float:
@@ -223,55 +237,59 @@ def gigaflops(network: nn.Module) -> float:
     return counter.get_total_flops() / 1e9
 
 
-def dense(rounds: int) -> None:
+def dense(rounds: int, device: str = "cpu") -> None:
     default = TrainingSettings()
-    found = measure(
-        {
-            "nver mata": engine("mata", "fcn", 10),
-            "nver mata, plan gradient": engine("mata", "fcn", 10, plan_gradient=True),
-            "nver concat": engine("concat", "fcn", 10),
-            "nver mata, one member": engine("mata", "fcn", 10, members=1),
-            "nver concat, one member": engine("concat", "fcn", 10, members=1),
-            "nver mata, default recipe": engine("mata", "fcn", 10, default),
-            "nver concat, default recipe": engine("concat", "fcn", 10, default),
-            "naive mata, POT's defaults": naive(trained("fcn", 1000), 6),
-            "naive mata, POT 50 iterations": naive(trained("fcn", 50), 25),
-            "naive mata, POT's defaults, detached": naive(trained("fcn", 1000, detached=True), 10),
-            "naive mata, POT 50, detached": naive(trained("fcn", 50, detached=True), 25),
-            "naive concat": naive(lambda: PlainConcat(VIEWS, CLASSES), 100),
-            "careful concat": careful(lambda: PlainConcat(VIEWS, CLASSES), 100),
-            "MLPClassifier": perceptron(4),
-        },
-        rounds,
-    )
+    own, plain = partial(engine, device=device), partial(trained, device=device)
+    loop = partial(naive, device=device)
+    sides = {
+        "nver mata": own("mata", "fcn", 10),
+        "nver mata, plan gradient": own("mata", "fcn", 10, plan_gradient=True),
+        "nver concat": own("concat", "fcn", 10),
+        "nver mata, one member": own("mata", "fcn", 10, members=1),
+        "nver concat, one member": own("concat", "fcn", 10, members=1),
+        "nver mata, default recipe": own("mata", "fcn", 10, default),
+        "nver concat, default recipe": own("concat", "fcn", 10, default),
+        "naive mata, POT's defaults": loop(plain("fcn", 1000), 6),
+        "naive mata, POT 50 iterations": loop(plain("fcn", 50), 25),
+        "naive mata, POT's defaults, detached": loop(plain("fcn", 1000, detached=True), 10),
+        "naive mata, POT 50, detached": loop(plain("fcn", 50, detached=True), 25),
+        "naive concat": loop(lambda: PlainConcat(VIEWS, CLASSES), 100),
+        "careful concat": careful(lambda: PlainConcat(VIEWS, CLASSES), 100, device),
+    }
+    if device == "cpu":
+        sides["MLPClassifier"] = perceptron(4)
+    found = measure(sides, rounds, device)
     report("dense branches", found, "nver mata")
     print(f"\nmata / concat: {found['nver mata'][0] / found['nver concat'][0]:.2f}; ", end="")
     names = ("nver mata, default recipe", "nver concat, default recipe")
     print(f"with the default recipe {found[names[0]][0] / found[names[1]][0]:.2f}.")
-    share("mata", "fcn", found["nver mata"][0])
-    share("concat", "fcn", found["nver concat"][0])
+    share("mata", "fcn", found["nver mata"][0], device)
+    share("concat", "fcn", found["nver concat"][0], device)
 
 
-def conv(rounds: int) -> None:
+def conv(rounds: int, device: str = "cpu") -> None:
+    own, plain = partial(engine, device=device), partial(trained, device=device)
+    concat = partial(PlainConcat, VIEWS, CLASSES, "cnn")
     found = measure(
         {
-            "nver mata": engine("mata", "cnn", 1, members=1),
-            "careful mata, POT 50, detached": careful(trained("cnn", 50, detached=True), 12),
-            "naive mata, POT 50 iterations": naive(trained("cnn", 50), 12),
-            "naive mata, POT's defaults": naive(trained("cnn", 1000), 6),
-            "nver concat": engine("concat", "cnn", 1, members=1),
-            "careful concat": careful(lambda: PlainConcat(VIEWS, CLASSES, "cnn"), 12),
+            "nver mata": own("mata", "cnn", 1, members=1),
+            "careful mata, POT 50, detached": careful(plain("cnn", 50, detached=True), 12, device),
+            "naive mata, POT 50 iterations": naive(plain("cnn", 50), 12, device),
+            "naive mata, POT's defaults": naive(plain("cnn", 1000), 6, device),
+            "nver concat": own("concat", "cnn", 1, members=1),
+            "careful concat": careful(concat, 12, device),
         },
         rounds,
+        device,
     )
     report("convolutional branches", found, "nver mata")
-    share("mata", "cnn", found["nver mata"][0])
+    share("mata", "cnn", found["nver mata"][0], device)
 
 
-def share(fusion: str, branch: str, ms: float) -> None:
+def share(fusion: str, branch: str, ms: float, device: str = "cpu") -> None:
     """Print the share of the machine's rate of matrix products; nver's own products are fewer."""
     plain = (PlainMata if fusion == "mata" else PlainConcat)(VIEWS, CLASSES, branch=branch)
-    flops, peak = gigaflops(plain), gemm_peak()
+    flops, peak = gigaflops(plain), gemm_peak(device)
     rate = flops / ms * 1000
     print(
         f"{fusion} ({branch}): the {1000 * flops:.0f} MFLOP of the plain network's step are done "
@@ -345,18 +363,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--part", choices=("dense", "conv", "same", "members"))
-    parser.add_argument("--device", default="cpu", help="of the part `members`")
+    parser.add_argument("--device", default="cpu", help="of all parts but `same`")
     given = parser.parse_args()
     torch.set_num_threads(1)
     if given.part == "members":
         members(given.device, (1, 10, 100))
         return
     small = sum(p.numel() for p in networks("mata", "fcn")[0].parameters())
-    print(f"One core; packs of {pack_size('cpu', small)} dense MATA networks at most.")
+    packs = pack_size(given.device, small)
+    print(f"One core; on {given.device} packs of {packs} dense MATA networks at most.")
     if given.part in (None, "dense"):
-        dense(given.rounds)
+        dense(given.rounds, given.device)
     if given.part in (None, "conv"):
-        conv(given.rounds)
+        conv(given.rounds, given.device)
     if given.part in (None, "same"):
         same()
 

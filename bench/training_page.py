@@ -1,4 +1,4 @@
-"""The page's section on training: `bench.training`, one core, dense and convolutional branches."""
+"""The page's section on training: `bench.training`, dense and convolutional branches."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ from bench import training
 from bench.page import Options
 
 ABOUT = """{clips} synthetic clips of {classes} Gaussian classes, 768 + 1,024 dimensions,
-{folds} folds, {epochs} epochs of batches of {batch}, on one core; CPU time, because that is
-what a training costs whatever runs beside it. *Naive* is the loop of most scripts: DataLoader,
-Adam as it comes, a loss read back in every step, POT's `sinkhorn` with its defaults (1,000
-iterations) or with 50, the plan differentiated through unless detached. *Careful* has batches
-by index, fused Adam and nothing read back. MLPClassifier is scikit-learn's, on the embeddings
-side by side, with 240 and 128 units."""
+{folds} folds, {epochs} epochs of batches of {batch}, {where}.
+*Naive* is the loop of most scripts: DataLoader, Adam as it comes, a loss read back in every step,
+POT's `sinkhorn` with its defaults (1,000 iterations) or with 50, the plan differentiated through
+unless detached. *Careful* has batches by index, fused Adam and nothing read back."""
+ON_CPU = """on one core; CPU time, because that is what a training costs whatever runs beside it"""
+ON_GPU = """all sides on the GPU; wall time, the GPU's work done, with what a side does before its
+first step and after its last"""
+PERCEPTRON = """MLPClassifier is scikit-learn's, on the embeddings side by side, with 240 and 128
+units."""
 
 
 def printed(function, *given) -> str:
@@ -29,15 +32,20 @@ def section(options: Options) -> str:
     """Return the page's section."""
     torch.set_num_threads(1)
     rounds = 1 if options.quick else 3
+    on_cpu = options.device == "cpu"
     about = ABOUT.format(
+        where=ON_CPU if on_cpu else ON_GPU,
         clips=training.CLIPS,
         classes=training.CLASSES,
         folds=training.FOLDS,
         epochs=training.EPOCHS,
         batch=training.BATCH,
     )
-    parts = [about, printed(training.dense, rounds), printed(training.conv, rounds)]
-    if not options.quick:
+    if on_cpu:
+        about += f" {PERCEPTRON}"
+    tables = (training.dense, training.conv)
+    parts = [about, *(printed(table, rounds, options.device) for table in tables)]
+    if on_cpu and not options.quick:
         parts += [
             "Members trained at once and one after the other, after ten epochs:",
             printed(training.same),

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+import torch
+from bench import training
 from bench.page import Options, machine, put, table
+from bench.plain_networks import PlainMata
 
 NAMES = ["first", "second", "first-gpu"]
 
@@ -28,3 +32,28 @@ def test_the_machine_is_stated():
 
 def test_a_table_is_markdown():
     assert table(["a", "b"], [["1", "2"]]) == "| a | b |\n| --- | --- |\n| 1 | 2 |"
+
+
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_all_sides_of_the_training_section_train_on_the_device(device):
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("torch finds no CUDA device here")
+
+    def make():
+        return PlainMata(training.VIEWS, training.CLASSES, iterations=2)
+
+    sides = {
+        "naive": training.naive(make, 1, device),
+        "careful": training.careful(make, 2, device),
+        "nver": training.engine("concat", "fcn", 1, members=1, device=device),
+    }
+    found = training.measure(sides, 1, device)
+    assert {name: steps for name, (_, steps) in found.items()} == {
+        "naive": 1,
+        "careful": 2,
+        "nver": 25,
+    }
+    assert all(ms > 0 for ms, _ in found.values())
