@@ -31,6 +31,7 @@ from nver.scaling.compiled import (
     exp,
     fill,
     fill_rows,
+    length_and_start,
     limits_of,
     pad_sides,
     padded,
@@ -155,7 +156,7 @@ def pull_back_some(first, step, sizes, settings, one, places):
     What is given is what `solve_some` got. Of `places` the last four are those of dL/dplan and of
     the derivatives by cost, log a and log b; the last two may be 0.
     """
-    problems, n, m, kept, words = sizes
+    problems, n, m, longest, _, _ = sizes
     cost = carray(pointer(places[0], one), (problems, n, m))
     a = carray(pointer(places[1], one), (problems, n))
     b = carray(pointer(places[2], one), (problems, m))
@@ -169,16 +170,17 @@ def pull_back_some(first, step, sizes, settings, one, places):
     kernel = aligned(rows, columns, cost)
     fill_rows(kernel, 0)
     outer = (
-        aligned(kept, columns, cost),
-        aligned(kept, rows, cost),
-        aligned(kept, columns, cost),
+        aligned(longest, columns, cost),
+        aligned(longest, rows, cost),
+        aligned(longest, columns, cost),
     )
     work = (kernel, aligned(1, columns, cost)[0], outer)
     sides = empty_sides(rows, columns, cost.dtype)
     w, da = np.empty(rows, cost.dtype), np.empty(rows, cost.dtype)
     z, db = np.empty(columns, cost.dtype), np.empty(columns, cost.dtype)
     for p in range(first, problems, step):
-        tape = tape_at(places[4] + p * words * 8, n, m, kept, one)
+        kept, start = length_and_start(sizes, p)
+        tape = tape_at(places[4] + start * 8, n, m, kept, one)
         nothing = 0 if tape.segments[0] > 0 else np.nan
         for vector in (w, da, z, db):
             fill(vector, nothing)

@@ -236,6 +236,20 @@ def tape_at(address, n, m, kept, one):
 
 @compiled
 @no_type_check
+def length_and_start(sizes, p):
+    """Return how many iterations the tape of problem p keeps, and where it starts.
+
+    `sizes` ends with that number, the distance of tapes, and the address of both of each problem
+    where they differ (else 0).
+    """
+    if sizes[5] == 0:
+        return sizes[3], p * sizes[4]
+    given = carray(pointer(sizes[5], np.int64(0)), (sizes[0], 2))
+    return given[p, 0], given[p, 1]
+
+
+@compiled
+@no_type_check
 def pad_sides(a, b, sides):
     """Fill `sides` from a problem's weights."""
     for i in range(a.size):

@@ -21,6 +21,7 @@ from nver.scaling.compiled import (
     exp,
     fill,
     fill_rows,
+    length_and_start,
     limits_of,
     pad_sides,
     padded,
@@ -217,12 +218,13 @@ def _finish(kernel, x, y, sides, plan):
 def solve_some(first, step, sizes, settings, one, places):
     """Solve problems first, first + step, ..., each in the same memory.
 
-    `sizes` are problems, n, m, the iterations that a tape keeps (or 1, where none is wanted), and
-    the numbers of 8 bytes from one tape to the next; `settings` are 1 / eps, iterations, tolerance
-    and iterations between checks; `one` is 1 in the costs' type. `places` are addresses: cost, a,
-    b, iterations done, tapes, plan, row, column, error.
+    `sizes` are problems, n, m, the iterations that a tape keeps (or 1, where none is wanted), the
+    numbers of 8 bytes from one tape to the next, and 0, or the address of what `length_and_start`
+    reads; `settings` are 1 / eps, iterations, tolerance and iterations between checks; `one` is 1
+    in the costs' type. `places` are addresses: cost, a, b, iterations done, tapes, plan, row,
+    column, error.
     """
-    problems, n, m, kept, words = sizes
+    problems, n, m, _, _, _ = sizes
     cost = carray(pointer(places[0], one), (problems, n, m))
     a = carray(pointer(places[1], one), (problems, n))
     b = carray(pointer(places[2], one), (problems, m))
@@ -239,7 +241,8 @@ def solve_some(first, step, sizes, settings, one, places):
     sides = empty_sides(rows, columns, cost.dtype)
     for p in range(first, problems, step):
         pad_sides(a[p], b[p], sides)
-        tape = tape_at(places[4] + p * words * 8, n, m, kept, one)
+        kept, start = length_and_start(sizes, p)
+        tape = tape_at(places[4] + start * 8, n, m, kept, one)
         count, segments = _iterate(cost[p], sides, settings, tape, work, limits, plan[p])
         tape.segments[0] = segments
         done[p] = count

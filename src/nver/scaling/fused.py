@@ -38,15 +38,21 @@ from nver.scaling.problem import CHECK_EVERY, Gradient, Problem, Solution
 READS_PLAN = False
 WORK_PER_THREAD = 4_000_000
 """Entries of K times iterations (about half a millisecond) that pay for starting a thread."""
+MOST_RESERVED = 2**31
+"""Bytes of tapes that are reserved for iterations that may never run."""
 
 
 _ONE = {torch.float32: np.float32(1), torch.float64: np.float64(1)}
-_Given = tuple[tuple[int, int, int, int, int], tuple[float, int, float, int], Any]
+_Given = tuple[tuple[int, int, int, int, int, int], tuple[float, int, float, int], Any]
 """Sizes, settings and 1 in the costs' type, as the loops take them."""
 
 
 def solve(problem: Problem, keep: bool) -> Solution:
-    """Return the plans; with `keep`, remember the scalings of every iteration."""
+    """Return the plans; with `keep`, remember the scalings of every iteration.
+
+    Where the limit on iterations asks for very long tapes, a first solve without them counts the
+    iterations that run, and the second keeps as many of each problem: the same numbers.
+    """
     cost, a, b, eps, iterations, tolerance = problem
     cost, a, b = cost.contiguous(), a.contiguous(), b.contiguous()
     problems, n, m = cost.shape
@@ -54,21 +60,35 @@ def solve(problem: Problem, keep: bool) -> Solution:
     error, done = empty(problems, dtype=cost.dtype), empty(problems, dtype=torch.int64)
     kept = int(iterations) if keep else 1
     words = tape_words(n, m, kept, cost.itemsize)
-    tapes = empty(problems * words, dtype=torch.float64)  # pages never written cost nothing
+    size, layout = problems * words, None
+    if keep and 8 * size > MOST_RESERVED:
+        layout, size = _layout(solve(problem, keep=False).iterations, cost)
+        kept = int(layout[:, 0].max())
+    tapes = empty(size, dtype=torch.float64)  # pages never written cost nothing
     settings = (1 / eps, int(iterations), float(tolerance), CHECK_EVERY)
-    given = ((problems, n, m, kept, words), settings, _ONE[cost.dtype])
+    place = 0 if layout is None else layout.data_ptr()
+    given = ((problems, n, m, kept, words, place), settings, _ONE[cost.dtype])
     read = (cost.data_ptr(), a.data_ptr(), b.data_ptr(), done.data_ptr(), tapes.data_ptr())
     written = (plan.data_ptr(), row.data_ptr(), column.data_ptr(), error.data_ptr())
     _over_problems(solve_some, given, (*read, *written))
-    tape = (given, read, (cost, a, b, tapes)) if keep else None
+    tape = (given, read, (cost, a, b, layout, tapes)) if keep else None
     return Solution(plan, row, column, error, done, tape)
+
+
+def _layout(counts: Tensor, cost: Tensor) -> tuple[Tensor, int]:
+    """Return what each problem's tape keeps and where it starts, and the numbers of 8 bytes."""
+    _, n, m = cost.shape
+    kept = counts + 1  # the step in which a problem stops writes once more
+    words = [tape_words(n, m, each, cost.itemsize) for each in kept.tolist()]
+    ends = torch.tensor(words).cumsum(0)
+    return torch.stack([kept, ends - torch.tensor(words)], dim=1), int(ends[-1])
 
 
 def pull_back(
     problem: Problem, solution: Solution, grad: Float[Tensor, "problems n m"]
 ) -> Gradient:
     """Return the derivatives of <grad, plan>, those of the iterations that ran."""
-    given, read, (cost, a, b, _) = solution.tape
+    given, read, (cost, a, b, *_) = solution.tape
     grad, by_cost = grad.contiguous(), empty_like(cost)
     by_weights = problem.source.requires_grad or problem.target.requires_grad
     if problem.cost.requires_grad and not by_weights:
