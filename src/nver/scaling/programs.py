@@ -74,10 +74,16 @@ def for_all_sizes(*numbers: str) -> Callable[[F], F]:
 
 @program
 @no_type_check
+def strays(scaling, weights, least, widest):
+    """Return 1 where the scaling of a point with weight is outside of its range, else 0."""
+    return tl.where(((scaling >= least) & (scaling <= widest)) | (weights == 0), 0, 1)
+
+
+@program
+@no_type_check
 def outside_of(scaling, weights, least, widest):
     """Return how many scalings of points with weight are outside of their range."""
-    fits = ((scaling >= least) & (scaling <= widest)) | (weights == 0)
-    return tl.sum(tl.where(fits, 0, 1), axis=0)
+    return tl.sum(strays(scaling, weights, least, widest), axis=0)
 
 
 @program

@@ -43,6 +43,7 @@ from nver.scaling.programs import (
     program,
     ranges,
     settings_of,
+    strays,
     strip,
     unsolved,
 )
@@ -111,7 +112,8 @@ def _sweep(  # noqa: PLR0913
     """Set x = a / K y; return K^T x, the error of the old x, and how many x are out of range."""
     shares = tl.zeros((ROWS, COLUMNS), dtype=y_t.dtype)
     errors = tl.zeros((ROWS,), dtype=y_t.dtype)
-    outside, start = 0, 0
+    outside = tl.zeros((ROWS,), dtype=tl.int32)
+    start = 0
     coming = strip(kernel, p, start, n, m, ROWS, COLUMNS)
     while start < n:
         i, k = start + tl.arange(0, ROWS), coming
@@ -123,9 +125,9 @@ def _sweep(  # noqa: PLR0913
         after = a_p / tl.maximum(sums, TINY)
         tl.store(x_new + p * n + i, after, mask=i < n)
         errors += tl.abs(before * sums - a_p)
-        outside += outside_of(after, a_p, LEAST, WIDEST)
+        outside += strays(after, a_p, LEAST, WIDEST)
         shares += k * after[:, None]
-    return tl.sum(shares, axis=0), tl.sum(errors, axis=0), outside
+    return tl.sum(shares, axis=0), tl.sum(errors, axis=0), tl.sum(outside, axis=0)
 
 
 @program
