@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from nver.arguments import ERROR_RATE, parser
@@ -57,7 +58,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 def _finish(settings: Settings, out: Path) -> int:
     from nver.experiment import evaluate
     from nver.report.findings import findings
-    from nver.report.tables import text_table
+    from nver.report.tables import WIDTH, text_table
 
     with _Bars() as bars:
         run = evaluate(settings, out, progress=bars)
@@ -65,7 +66,9 @@ def _finish(settings: Settings, out: Path) -> int:
     if found := findings(run.scores, run.origin):
         print(f"\n{found}")
     for warning in run.warnings:
-        print(f"Note: {warning}")
+        # A file's name or an address is copied in one piece.
+        lines = wrap(f"Note: {warning}", WIDTH, break_long_words=False, break_on_hyphens=False)
+        print("\n".join(lines))
     print(f"Report: {run.report}")
     return _failed(run.failed, out / "failures.csv")
 

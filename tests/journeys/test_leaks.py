@@ -59,6 +59,8 @@ def test_with_allow_leak_the_run_goes_on_and_tells(planted, tmp_path) -> None:
     assert done.returncode == 0, done.stderr
     assert "Both sides of a fold share 1 speaker" in done.stdout
     assert "again.wav" in done.stdout
+    lines = [line for line in done.stdout.splitlines() if not line.startswith("Report: ")]
+    assert max(map(len, lines)) <= 100
     told = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
     assert not told["leakage"]["clean"]
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
