@@ -41,7 +41,7 @@ demo: $(VENV)/.installed
 	$(BIN)/nver demo --out $(OUT)
 
 test: $(VENV)/.developed $(if $(filter true,$(CI)),browser)
-	$(BIN)/python -m pytest -n 2 -m "not slow and not gpu and not network"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not gpu and not network"
 
 # The tests of the report's page run in Chromium, and are skipped where there is none.
 browser:

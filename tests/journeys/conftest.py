@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
 
+from brief_training import train_briefly
 from nver.corpora.synthesis import synthesise
 
 
@@ -26,12 +29,26 @@ def _manifest(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def shared_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return an NVER_HOME that the journeys share, so that each clip is encoded once."""
-    return tmp_path_factory.mktemp("home")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], AbstractContextManager]:
+    """Return what prepares a journey.
+
+    All share an NVER_HOME, so that each clip is encoded once, and their networks train for a few
+    steps: what these learn is asked elsewhere.
+    """
+    home = tmp_path_factory.mktemp("home")
+
+    @contextmanager
+    def prepare() -> Iterator[None]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("NVER_HOME", str(home))
+            patch.delenv("NVER_WEIGHTS", raising=False)
+            train_briefly(patch)
+            yield
+
+    return prepare
 
 
 @pytest.fixture(autouse=True)
-def _home(shared_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NVER_HOME", str(shared_home))
-    monkeypatch.delenv("NVER_WEIGHTS", raising=False)
+def _prepared(prepared: Callable[[], AbstractContextManager]) -> Iterator[None]:
+    with prepared():
+        yield

@@ -59,6 +59,7 @@ def test_from_python(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(
         synthesis, "synthesise", lambda folder, **_: whole(folder, speakers=5, takes=1)
     )
+    monkeypatch.setattr("joblib.cpu_count", lambda: 1)  # no processes for quick systems
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("NVER_HOME", str(tmp_path / "home"))
     names: dict[str, object] = {"__name__": "example"}

@@ -22,12 +22,11 @@ def _evaluate(manifest: Path, out: Path, *perturb: str) -> int:
     return cli.main(["evaluate", str(manifest), *fixed, "--out", str(out), *asked])
 
 
-@pytest.fixture(scope="module")
-def finished(bursts, shared_home, tmp_path_factory) -> Path:
+@pytest.fixture(scope="session")
+def finished(bursts, prepared, tmp_path_factory) -> Path:
     """Return a run with three perturbations."""
     out = tmp_path_factory.mktemp("runs") / "perturbed"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("NVER_HOME", str(shared_home))
+    with prepared():
         assert _evaluate(bursts, out, "noise:-20", "telephone", "gain:0") == cli.DONE
     return out
 

@@ -7,6 +7,7 @@ from importlib.metadata import EntryPoint, EntryPoints
 import numpy as np
 import pytest
 
+from brief_training import train_briefly
 from nver import listings, registry
 from nver.errors import SettingsError, UnknownNameError
 from nver.estimators import EmotionClassifier, FusionClassifier, ViewChoice
@@ -196,13 +197,14 @@ def test_choosing_what_a_system_has_anyway_changes_nothing(name):
     assert own.get_params() | {"settings": recipe} == chosen.get_params()
 
 
-def test_what_is_chosen_is_what_is_trained():
+def test_what_is_chosen_is_what_is_trained(monkeypatch):
     mata = build(
         "mata", TWO, 0, {"learning_rate": 0.002, "dropout": 0.25, "eps": 0.1, "width": 1.5}
     )
     assert (mata.eps, mata.fusion) == (0.1, "mata")
     assert mata.width == 1.5
     assert mata.settings == TrainingSettings(learning_rate=0.002, dropout=0.25)
+    train_briefly(monkeypatch)
     X, y, groups = _toy_part()
     one, other = (
         build("concat", TWO, 0, {"dropout": dropout}).fit(X, y, groups).predict_proba(X)
@@ -218,7 +220,8 @@ def test_a_setting_that_a_system_lacks_is_refused():
         build("lda", {"a": slice(0, 3)}, 0, {"dropout": 0.1})
 
 
-def test_many_at_once_are_what_each_is_alone():
+def test_many_at_once_are_what_each_is_alone(monkeypatch):
+    train_briefly(monkeypatch)
     X, y, groups = _toy_part()
     parts = [(X, y, groups), (X[3:], y[3:], groups[3:]), (X, y, None)]
     models = [build("concat", TWO, seed) for seed in range(3)]

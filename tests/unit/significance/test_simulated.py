@@ -21,6 +21,7 @@ from nver.significance import (
     permutation_test,
 )
 
+pytestmark = pytest.mark.usefixtures("unchecked_shapes")
 UAR = METRICS["uar"]
 CORPORA = 500
 TABLES = 200
