@@ -256,8 +256,8 @@ def _compare_command(commands: Any) -> None:
         "compare",
         help="test whether systems differ on the same clips",
         description="Test whether two systems differ on the same out-of-fold clips: the difference "
-        "in UAR with its interval, a paired permutation test, an effect size, and how small a "
-        "difference these clips could show. One RUN: every system against the best, "
+        "in UAR with its interval, a paired permutation test, and how small a difference these "
+        "clips could show. One RUN: every system against the best, "
         "with a correction for that choice. Two runs: the best of each, then what both have.",
     )
     compare.add_argument("run_folder", type=Path, metavar="RUN", help=A_RUN)
@@ -273,7 +273,7 @@ def _compare_command(commands: Any) -> None:
         help="once: this system against all others (of RUN2: against the same one); twice: these "
         "two, the second of RUN2 if it is given",
     )
-    compare.add_argument("--json", action="store_true", help="as JSON")
+    compare.add_argument("--json", action="store_true", help="as JSON, with effect sizes")
 
 
 def _reproduce_command(commands: Any) -> None:

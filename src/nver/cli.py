@@ -183,9 +183,15 @@ def _reproduce(arguments: argparse.Namespace) -> int:
 
 def _fetch(arguments: argparse.Namespace) -> int:
     from nver.config import EncoderChoice
+    from nver.corpora import CORPORA, corpus_card
     from nver.encoders.fetching import fetch
 
     choice = EncoderChoice.parse(arguments.name)
+    if choice.name in CORPORA.names():
+        raise SettingsError(
+            f"'{choice.name}' is a corpus, and only weights are fetched. Where it is from: "
+            f"{corpus_card(choice.name).url}"
+        )
     found = fetch(choice.name, choice.checkpoint)
     if arguments.json:
         print(json.dumps({"name": choice.name} | found.to_dict(), indent=1))

@@ -46,6 +46,9 @@ class UnfinishedRunError(EvaluationError):
     """A run folder lacks files that a finished run has."""
 
     def __init__(self, folder: Path, lacking: Sequence[str]) -> None:
+        if not folder.is_dir():
+            super().__init__(f"'{folder}' is no run folder: there is no such folder.")
+            return
         super().__init__(
             f"'{folder}' is not a finished run: it lacks {', '.join(lacking)}. "
             f"Finish it: nver evaluate CORPUS -e ENCODER --out {folder}"

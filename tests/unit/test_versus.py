@@ -201,6 +201,12 @@ def test_an_unfinished_run_is_told_how_to_finish(tmp_path):
     )
 
 
+def test_what_is_no_folder_is_no_run(tmp_path, capsys):
+    for command in ("report", "compare"):
+        assert cli.main([command, str(tmp_path / "nowhere")]) == cli.ERROR
+        assert "nowhere' is no run folder: there is no such folder." in capsys.readouterr().err
+
+
 def test_a_table_whose_p_and_intervals_differ_says_that_it_takes_both(runs):
     found = versus(runs[0])
     both = "It takes both to tell two apart: a corrected p of at most 0.05, and an interval"

@@ -265,6 +265,8 @@ def test_fetch_says_where_weights_are(tmp_path: Path, capsys):
     assert "imagebind" in capsys.readouterr().out
     assert cli.main(["fetch", "imagebnid"]) == cli.ERROR
     assert "Did you mean 'imagebind'?" in capsys.readouterr().err
+    assert cli.main(["fetch", "vivae"]) == cli.ERROR
+    assert "'vivae' is a corpus, and only weights are fetched" in capsys.readouterr().err
     assert cli.main(["fetch", "spectral"]) == cli.ERROR
     assert capsys.readouterr().err.count("\n") == 1
 
