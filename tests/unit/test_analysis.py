@@ -90,9 +90,12 @@ def test_the_same_folder_gives_the_same_bytes(run):
 
 
 def test_what_is_no_run_is_an_error(run, tmp_path):
+    (tmp_path / "empty").mkdir()
     with pytest.raises(
         EvaluationError, match=re.escape("is not a finished run: it lacks run.json")
     ):
+        analyse(tmp_path / "empty")
+    with pytest.raises(EvaluationError, match="is no run folder: there is no such folder"):
         analyse(tmp_path / "nowhere")
     (run / "clips.parquet").write_text("no table")
     with pytest.raises(EvaluationError, match=re.escape("clips.parquet' cannot be read")):
