@@ -46,7 +46,7 @@ def test_the_classifiers_pass():
         [
             "EmotionClassifier('lda')",
             "EmotionClassifier('logreg')",
-            "EmotionClassifier('fcn')",
+            "EmotionClassifier('fcn', settings=quick)",
             "FusionClassifier('mata', settings=quick)",
         ]
     )

@@ -63,9 +63,8 @@ def test_the_card_says_what_it_is(encoder, path):
     assert BEATsEncoder(path, alias="ears").card.name == "ears"
 
 
-@pytest.mark.parametrize("options", [{}, {"tail": "padded"}])
-def test_it_keeps_the_contract(path, options):
-    check_encoder(BEATsEncoder(path, **options)).raise_if_failed()
+def test_it_keeps_the_contract_with_padded_tails(path):
+    check_encoder(BEATsEncoder(path, tail="padded")).raise_if_failed()
 
 
 @pytest.mark.parametrize("options", [{}, {"tail": "padded"}, {"layer": "all"}])

@@ -21,7 +21,6 @@ from tests.contracts.checkpoints_ssl import (
 )
 
 from nver.audio import Waveform
-from nver.encoders.conformance import check_encoder
 from nver.encoders.dasheng import DashengEncoder
 from nver.encoders.decibel_mel import DecibelMel
 from nver.encoders.hub import Model
@@ -56,10 +55,6 @@ def test_the_card_says_what_it_is(encoder, folder):
     assert card.min_seconds == pytest.approx(0.03)
     assert card.facts["heads"] == "4"
     assert DashengEncoder(folder, alias="ears").card.name == "ears"
-
-
-def test_it_keeps_the_contract(encoder):
-    check_encoder(encoder).raise_if_failed()
 
 
 @pytest.mark.parametrize("options", [{}, {"last": "padded"}, {"layer": "all"}])

@@ -54,7 +54,7 @@ def test_the_card_says_what_it_is(encoder, folder):
     assert EATEncoder(folder, alias="ears").card.name == "ears"
 
 
-@pytest.mark.parametrize("options", [{}, {"pooling": "mean"}, {"frames": 512}])
+@pytest.mark.parametrize("options", [{"pooling": "mean"}, {"frames": 512}])
 def test_it_keeps_the_contract(folder, options):
     check_encoder(EATEncoder(folder, **options)).raise_if_failed()
 

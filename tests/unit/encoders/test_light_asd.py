@@ -53,9 +53,8 @@ def test_the_card_says_what_it_is(encoder: LightASDEncoder):
     assert card.min_seconds == 721 / 16000
 
 
-@pytest.mark.parametrize("pooling", ["mean", "mean+std"])
-def test_it_keeps_the_contract(folder: Path, pooling: str):
-    check_encoder(LightASDEncoder(folder, pooling=pooling)).raise_if_failed()
+def test_it_keeps_the_contract_with_deviations(folder: Path):
+    check_encoder(LightASDEncoder(folder, pooling="mean+std")).raise_if_failed()
 
 
 def slow_mfcc(steps: np.ndarray) -> np.ndarray:

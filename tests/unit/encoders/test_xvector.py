@@ -55,9 +55,8 @@ def test_the_card_says_what_it_is(encoder: XVectorEncoder):
     assert card.parameters == sum(xvector_tensors()[name].size for name in trained)
 
 
-@pytest.mark.parametrize("representation", ["embedding", "statistics"])
-def test_it_keeps_the_contract(folder: Path, representation: str):
-    check_encoder(XVectorEncoder(folder, representation=representation)).raise_if_failed()
+def test_it_keeps_the_contract_with_statistics(folder: Path):
+    check_encoder(XVectorEncoder(folder, representation="statistics")).raise_if_failed()
 
 
 def test_a_tone_reads_what_its_amplitude_says():
