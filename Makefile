@@ -26,16 +26,21 @@ $(BIN)/python:
 	  || { rm -rf $(VENV); echo "Python's venv module is missing. On Debian: apt-get install python3-venv"; exit 1; }
 
 # torch first and alone: constraints.txt pins the one build that everything else is then fitted to
-$(VENV)/.installed: $(BIN)/python pyproject.toml constraints.txt
-	@echo "Installing nver (PyTorch first: this takes some minutes the first time) ..."
+$(VENV)/.torch: $(BIN)/python constraints.txt
+	@echo "Installing PyTorch (this takes some minutes the first time) ..."
 	@$(PIP) torch $(TORCH_ARGS)
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.torch pyproject.toml
+	@echo "Installing nver ..."
 	@$(PIP) -e .
 	@touch $@
 
-$(VENV)/.developed: $(VENV)/.installed requirements-dev.txt
-	@echo "Installing the extras and the development tools ..."
+# who develops has what who installs has: one call of pip for both
+$(VENV)/.developed: $(VENV)/.torch pyproject.toml requirements-dev.txt
+	@echo "Installing nver, its extras and the development tools ..."
 	@$(PIP) -e '.[all]' -r requirements-dev.txt
-	@touch $@
+	@touch $(VENV)/.installed $@
 
 demo: $(VENV)/.installed
 	$(BIN)/nver demo --out $(OUT)
