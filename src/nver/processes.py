@@ -114,6 +114,14 @@ def _tell(
             wire.recv()
 
 
+def _listener(key: bytes) -> Listener:
+    """Return an open door for many at once."""
+    try:
+        return Listener(backlog=128, authkey=key)
+    except OSError:  # the folder for temporary files has too long a name for a socket
+        return Listener(("localhost", 0), backlog=128, authkey=key)
+
+
 class _Inbox(Generic[Result]):
     """Takes results from other processes, in threads, and calls `arrived` with one at a time."""
 
@@ -121,7 +129,7 @@ class _Inbox(Generic[Result]):
         self.key = secrets.token_bytes(32)
         self.error: BaseException | None = None
         self._arrived = arrived
-        self._listener = Listener(backlog=128, authkey=self.key)
+        self._listener = _listener(self.key)
         self.address = self._listener.address
         self._lock = Lock()
         self._open = True

@@ -123,8 +123,9 @@ def rough_cost(spec: Any, run: SystemRun, data: Data, fold: Fold) -> float:
 def pack_size(settings: Mapping[str, Any], device: str = "cpu") -> int:
     """Return how many jobs of a system are best trained at once.
 
-    Dense networks on a CPU take half the time a step in packs of eight (bench/training.py), while
-    convolutions and linear systems gain nothing. On a GPU the more the better: `nver.training` cuts
+    Dense networks on a CPU take half the time a step in packs of eight (bench/training.py).
+    Convolutions would gain a seventh, but take so long that each is better saved by itself; linear
+    systems gain nothing. On a GPU the more the better: `nver.training` cuts
     what does not fit into its memory.
     """
     if settings.get("head") in LINEAR or "choose" in settings:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import time
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import Client
 
 import pytest
 
-from nver.processes import stream
+from nver.processes import _Inbox, stream
 
 
 def counting(task, folder, kill):
@@ -37,6 +39,17 @@ def test_each_result_is_taken_before_its_task_goes_on(tmp_path, processes):
         with pytest.raises(BrokenProcessPool):
             stream(counting, "a", processes, tmp_path, "a", arrived)
         assert taken == ["a0", "a1"]  # what was there before the process was killed
+
+
+def test_a_long_name_of_the_folder_for_temporary_files_is_no_obstacle(tmp_path, monkeypatch):
+    long = tmp_path / ("x" * 120)
+    long.mkdir()
+    monkeypatch.setitem(multiprocessing.current_process()._config, "tempdir", str(long))
+    taken = []
+    with _Inbox(taken.append) as inbox, Client(inbox.address, authkey=inbox.key) as wire:
+        wire.send("here")
+        assert wire.recv()
+    assert taken == ["here"]
 
 
 @pytest.mark.parametrize("processes", [1, 2])
