@@ -56,7 +56,7 @@ class Model:
 class Systems:
     """Two systems with one setting."""
 
-    def __init__(self, log, pause, most):
+    def __init__(self, log, pause, most=math.inf):
         self.log, self.pause, self.most = log, pause, most
         self.COUPLINGS = {"": None}
         self.SPANS = {"x": Span(0.0, 2.0)}
