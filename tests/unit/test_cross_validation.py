@@ -2,145 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import multiprocessing
-import os
 import re
-import signal
-import subprocess
-import sys
-import time
-import warnings
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from nver import systems as table_of_systems
 from nver.cross_validation import Predictions, SystemRun, cross_validate
-from nver.dataset import EmbeddingDataset
 from nver.errors import EvaluationError, SettingsError, UnknownNameError
 from nver.scores import scores
 from nver.splits import Fold, make_folds
-
-LABELS = ("sad", "happy", "angry")  # not sorted: the order is the corpus's own
-
-
-def toy(clips_per_class=4, speakers=6, seed=0):
-    """Return a dataset in which class and encoder shift the mean of each column."""
-    rng = np.random.default_rng(seed)
-    y = np.tile(np.repeat(LABELS, clips_per_class), speakers)
-    names = np.repeat([f"s{i}" for i in range(speakers)], len(LABELS) * clips_per_class)
-    places = np.array([LABELS.index(label) for label in y])
-    X = rng.standard_normal((len(y), 5)) + 2.0 * np.eye(5)[places]
-    return EmbeddingDataset(
-        X=X.astype(np.float32),
-        views={"one": slice(0, 3), "two": slice(3, 5)},
-        y=y,
-        speakers=names.astype(object),
-        files=tuple(f"{i:03d}.wav" for i in range(len(y))),
-        digests=tuple(f"{i:064x}" for i in range(len(y))),
-        labels=LABELS,
-        name="toy",
-    )
-
-
-class Centroids:
-    """Nearest class mean: deterministic, fast, and it keeps what it was given."""
-
-    def __init__(self, views, seed):
-        self.views, self.seed = views, seed
-
-    def fit(self, X, y, groups=None):
-        self.fitted_rows, self.groups = X, groups
-        self.classes_ = np.unique(y)
-        self.means_ = np.stack([X[y == label].mean(axis=0) for label in self.classes_])
-        return self
-
-    def predict_proba(self, X):
-        distance = ((X[:, None] - self.means_[None]) ** 2).sum(-1)
-        weights = np.exp(-distance + distance.min(axis=1, keepdims=True))
-        return weights / weights.sum(axis=1, keepdims=True)
-
-
-class Seeded(Centroids):
-    """The same with a chance element."""
-
-    def predict_proba(self, X):
-        noise = np.random.default_rng(self.seed).random((len(X), len(self.classes_)))
-        return noise / noise.sum(axis=1, keepdims=True)
-
-
-class Coupled(Centroids):
-    """A system whose second rule looks at the neighbours of a clip."""
-
-    def predict_proba(self, X, coupling=None):
-        if coupling == "batch":
-            X = np.repeat(X.reshape(-1, 2, X.shape[1]).mean(axis=1), 2, axis=0)
-        return super().predict_proba(X)
-
-
-class Failing(Centroids):
-    def fit(self, X, y, groups=None):
-        if "s3" not in groups:
-            raise ValueError("the cost\n  is not finite")
-        return super().fit(X, y, groups)
-
-
-class NotANumber(Centroids):
-    def predict_proba(self, X):
-        return super().predict_proba(X) * np.nan
-
-
-class Warning(Centroids):  # noqa: A001 - what it does
-    def fit(self, X, y, groups=None):
-        warnings.warn("did not converge", UserWarning, stacklevel=1)
-        return super().fit(X, y, groups)
-
-
-class Killed(Centroids):
-    def fit(self, X, y, groups=None):
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
-MODELS = {
-    "lda": Centroids,
-    "seeded": Seeded,
-    "coupled": Coupled,
-    "failing": Failing,
-    "nan": NotANumber,
-    "warning": Warning,
-    "killed": Killed,
-}
-
-
-class Systems:
-    """A table of systems like `nver.systems`."""
-
-    def __init__(self, **more):
-        self.COUPLINGS = {"": None, "inductive": None, "transductive": "batch"}
-        self.models = MODELS | more
-        self.built = []
-
-    def get_system(self, name):
-        if name not in self.models:
-            raise UnknownNameError(f"Unknown system '{name}'.")
-        rules = ("inductive", "transductive") if name == "coupled" else ("",)
-        return SimpleNamespace(
-            settings={"head": name},
-            rules=rules,
-            reported_as=lambda rule: name + "-transductive" * (rule == "transductive"),
-        )
-
-    def build(self, name, views, seed):
-        model = self.models[name](views, seed)
-        self.built.append(model)
-        return model
-
-
-def run(*names, encoders=("one", "two")):
-    return [SystemRun(name, encoders) for name in names]
+from unit.toy_systems import LABELS, Centroids, NotANumber, Systems, run, toy, validate
 
 
 @pytest.fixture
@@ -151,12 +24,6 @@ def data():
 @pytest.fixture
 def folds(data):
     return make_folds("speaker", data.y, data.speakers, k=3)
-
-
-def validate(data, runs, folds, **options):
-    options.setdefault("jobs", 1)
-    options.setdefault("systems", Systems())
-    return cross_validate(data, runs, folds, **options)
 
 
 def test_every_clip_is_predicted_once_per_system_and_seed(data, folds):
@@ -379,52 +246,6 @@ def test_a_clip_that_is_tested_twice_is_an_error(data, folds):
         validate(data, run("lda"), [*folds, folds[0]])
 
 
-@pytest.fixture
-def by_value():
-    """Send the classes of this file to the processes, which cannot import it."""
-    try:
-        import cloudpickle
-    except ImportError:  # joblib before 1.6 brings its own
-        from joblib.externals import cloudpickle
-
-    module = sys.modules[__name__]
-    cloudpickle.register_pickle_by_value(module)
-    yield
-    cloudpickle.unregister_pickle_by_value(module)
-
-
-def test_processes_give_the_same_record(data, folds, by_value):
-    runs = run("lda", "seeded", "coupled", "nan", "warning")
-    alone = validate(data, runs, folds, seeds=(0, 1))
-    together = validate(data, runs, folds, seeds=(0, 1), jobs=2)
-    assert alone.frame.equals(together.frame)
-    assert alone.notes == together.notes
-    assert [f.name for f in together.failures] == ["nan"]
-    assert not multiprocessing.active_children()
-
-
-def test_a_killed_process_takes_only_its_own_system_down(data, folds, by_value):
-    seen = []
-    predictions = validate(
-        data, run("killed", "lda"), folds, jobs=2, progress=lambda *args: seen.append(args)
-    )
-    assert [entry.name for entry in predictions.entries] == ["lda"]
-    assert predictions.failures[0].sentence() == (
-        "System 'killed' on one+two failed in fold '2', seed 0: its process was killed, most often "
-        "for want of memory"
-    )
-    assert seen[-1] == ("trainings", 6, 6)
-
-
-def test_the_real_table_runs_in_processes_and_in_this_one(data, folds):
-    runs = [SystemRun("lda", ("one",)), SystemRun("concat-lda", ("one", "two"))]
-    alone = cross_validate(data, runs, folds, jobs=1)
-    together = cross_validate(data, runs, folds, jobs=2)
-    assert alone.frame.equals(together.frame)
-    table = scores(alone, corpus="toy", folds="speaker", k=3)
-    assert all(system["uar"]["value"] > 0.7 for system in table["systems"])
-
-
 def test_labels_without_meaning_are_predicted_at_chance():
     # Whatever looks at the test part while training would lift this above chance.
     data = toy(clips_per_class=10, speakers=20)
@@ -433,61 +254,6 @@ def test_labels_without_meaning_are_predicted_at_chance():
     predictions = cross_validate(mixed, [SystemRun("lda", ("one",))], folds, jobs=1)
     uar = scores(predictions, corpus="toy", folds="speaker", k=5)["systems"][0]["uar"]
     assert abs(uar["value"] - 1 / 3) < 0.07  # 600 clips: standard error .02
-
-
-INTERRUPTED = """
-import os, pathlib, signal, sys, time
-import numpy as np
-from nver.cross_validation import SystemRun, cross_validate
-from nver.dataset import EmbeddingDataset
-from nver.splits import make_folds
-
-class Slow:
-    settings, rules = {}, ("",)
-    COUPLINGS = {"": None}
-    def __init__(self, flag): self.flag = flag
-    def get_system(self, name): return self
-    def build(self, name, views, seed): return self
-    def fit(self, X, y, groups=None):
-        pathlib.Path(self.flag, str(os.getpid())).touch()
-        time.sleep(600)
-
-signal.signal(signal.SIGINT, signal.default_int_handler)
-y = np.tile(["a", "b"], 20)
-names = tuple(f"{i}" for i in range(40))
-X = np.zeros((40, 3), dtype=np.float32)
-data = EmbeddingDataset(X, {"one": slice(0, 3)}, y, None, names, names, ("a", "b"))
-folds, runs = make_folds("random", y, None), [SystemRun("slow", ("one",))]
-try:
-    cross_validate(data, runs, folds, jobs=2, systems=Slow(sys.argv[1]))
-except KeyboardInterrupt:
-    print("interrupted")
-"""
-
-
-@pytest.mark.skipif(os.name != "posix", reason="sends signals to a process group")
-def test_ctrl_c_stops_the_processes_at_once(tmp_path):
-    script, started = tmp_path / "slow.py", tmp_path / "started"
-    script.write_text(INTERRUPTED)
-    started.mkdir()
-    process = subprocess.Popen(
-        [sys.executable, script, started],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        while len(list(started.iterdir())) < 2:  # until a training is under way in both
-            assert process.poll() is None, process.stdout.read()
-            time.sleep(0.1)
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-        said, _ = process.communicate(timeout=300)  # half of what a training takes
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-    assert said == "interrupted\n"
-    assert process.returncode == 0
 
 
 def test_the_record_survives_the_disk(data, folds, tmp_path):
