@@ -260,8 +260,12 @@ class _Grid:
         alone = False
 
         def arrived(result: AnyResult | Attempt) -> None:
-            keep(ledger.tasks[result.number], result)
-            if not isinstance(result, Attempt):
+            task = ledger.tasks[result.number]
+            keep(task, result)
+            if isinstance(result, Attempt):
+                share = 1 / task.trainings if isinstance(task, Search) else 0.0
+                ledger.add_part(result.number, share, result.elapsed)
+            else:
                 ledger.add([result])
 
         while True:

@@ -21,6 +21,8 @@ from nver.splits import Fold
 LINEAR = ("lda", "logreg")
 DENSE_AT_ONCE = 8
 EVERYTHING = 10**9
+MOST_DONE = 0.95
+"""Share of a task that can be done before it has ended: shares are estimates."""
 
 KILLED = "its process was killed, most often for want of memory"
 
@@ -195,6 +197,7 @@ class Ledger(Generic[AnyTask, AnyResult]):
         self._left = Counter(task.run for task in tasks if task.run not in failed)
         self._expected = Expectation()
         self._current: tuple[AnyTask, ...] = ()
+        self._parts: dict[int, tuple[float, float]] = {}
 
     def waiting(self, packs: Iterable[tuple[AnyTask, ...]]) -> Iterator[tuple[AnyTask, ...]]:
         """Yield the packs that are left, the longest first.
@@ -219,9 +222,20 @@ class Ledger(Generic[AnyTask, AnyResult]):
             if result.failure is not None:
                 self.failed.setdefault(task.run, result.failure)
             else:
-                self._expected.learn(task.run, task.cost, result.elapsed)
+                done, spent = self._parts.pop(task.number, (0.0, 0.0))
+                rest = max(result.elapsed - spent, 0.0)
+                self._expected.learn(task.run, task.cost * (1 - done), rest)
             self.results[result.number] = result
             self._left[task.run] = 0 if task.run in self.failed else self._left[task.run] - 1
+        self.report()
+
+    def add_part(self, number: int, share: float, elapsed: float) -> None:
+        """Note that about this share of a task is done, and the seconds that it took."""
+        task = self.tasks[number]
+        done, spent = self._parts.get(number, (0.0, 0.0))
+        share = min(share, MOST_DONE - done)
+        self._parts[number] = done + share, spent + elapsed
+        self._expected.learn(task.run, task.cost * share, elapsed)
         self.report()
 
     def give_up_current(self) -> None:
@@ -251,7 +265,7 @@ class Ledger(Generic[AnyTask, AnyResult]):
 
     def _time_left(self) -> float | None:
         open_tasks = [
-            (task.run, task.cost)
+            (task.run, task.cost * (1 - self._parts.get(number, (0.0, 0.0))[0]))
             for number, task in self.tasks.items()
             if number not in self.results and task.run not in self.failed
         ]

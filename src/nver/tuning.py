@@ -70,6 +70,11 @@ class Search:
     trials: int
     seen: tuple[Attempt, ...] = ()
 
+    @property
+    def trainings(self) -> int:
+        """About how many it takes: half of the settings one, a quarter two, a quarter all."""
+        return self.trials * (2 + 2 + INNER_FOLDS) // 4
+
 
 @dataclass(frozen=True)
 class Attempt:

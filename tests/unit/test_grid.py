@@ -162,15 +162,31 @@ def test_members_that_finished_in_a_pack_are_not_trained_again(evaluate, log, do
     assert resumed.frame.equals(whole.frame)
 
 
+class Watcher:
+    """A progress that wants to know the time left."""
+
+    def __init__(self):
+        self.told = []
+
+    def __call__(self, what, done, total):
+        self.told.append((what, done))
+
+    def time_left(self, what, seconds):
+        self.told.append(("time left", what))
+
+
 def test_a_search_goes_on_from_its_last_training(evaluate, log):
+    """And the time left is told from the first of its trainings on."""
     pytest.importorskip("optuna")
     data = replace(dataset(), layers={"a": 2})
     whole, trained = evaluate(data, tune=4, saved=None)
+    watch = Watcher()
     for done in (2, 9):
         with pytest.raises(KeyboardInterrupt):
-            evaluate(data, tune=4, systems=Interrupted(log, done))
+            evaluate(data, tune=4, systems=Interrupted(log, done), progress=watch)
     resumed, again = evaluate(data, tune=4)
     assert again == trained - 11
+    assert watch.told[:2] == [("searches", 0), ("time left", "searches")]
     assert resumed.tunings == whole.tunings
     assert resumed.frame.equals(whole.frame)
 

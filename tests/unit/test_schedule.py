@@ -185,6 +185,19 @@ def test_the_time_left_is_told_once_something_is_measured():
     assert watch.seconds[-1] == 0.0
 
 
+def test_parts_of_a_task_count_for_the_time_left():
+    watch = Watcher()
+    book = ledger([job(0, cost=2), job(1, cost=4)], watch)
+    book.add_part(0, 0.25, 10.0)
+    assert watch.counts == [("trainings", 0, 2)]
+    assert watch.seconds == [pytest.approx(110.0)]  # 30 of this one, 80 of the other
+    for _ in range(9):  # shares are estimates
+        book.add_part(0, 0.25, 10.0)
+    assert watch.seconds[-1] == pytest.approx((2 * 0.05 + 4) * 100 / 1.9)
+    book.add([done(0, elapsed=100.0)])
+    assert watch.seconds[-1] == pytest.approx(200.0)  # as if there had been no parts
+
+
 def test_a_killed_pack_is_named():
     jobs = [job(0, seed=7), job(1, MATA)]
     book = ledger(jobs)
