@@ -14,7 +14,17 @@ from torch import nn
 
 from nver.errors import SettingsError
 from nver.estimators.base import EmbeddingClassifier, Training, check_width, softmax
-from nver.fusion import BatchCoupling, Companions, Coupling, EntropicMap, FusionShape, build_fusion
+from nver.estimators.foreign import check_fusion
+from nver.fusion import (
+    FUSIONS,
+    BatchCoupling,
+    Companions,
+    Coupling,
+    EntropicMap,
+    FusionShape,
+    build_fusion,
+    fusion_class,
+)
 from nver.fusion.base import Fusion
 from nver.fusion.coupling import TransportSettings
 from nver.registry import unknown
@@ -105,6 +115,8 @@ class FusionClassifier(EmbeddingClassifier):
             transport=TransportSettings(eps=self.eps, plan_gradient=self.plan_gradient),
             width=self.width,
         )
+        if self.fusion not in FUSIONS.table:
+            check_fusion(fusion_class(self.fusion), len(shape.views), self.branch)
         return build_fusion(self.fusion, shape)
 
     def _keep(self, training: Training) -> None:
