@@ -65,7 +65,8 @@ def _finish(settings: Settings, out: Path) -> int:
     print(text_table(run.scores))
     if found := findings(run.scores, run.origin):
         print(f"\n{found}")
-    for warning in run.warnings:
+    told = {failure["sentence"] for failure in run.scores.get("failures") or ()}  # by the table
+    for warning in (one for one in run.warnings if one not in told):
         # A file's name or an address is copied in one piece.
         lines = wrap(f"Note: {warning}", WIDTH, break_long_words=False, break_on_hyphens=False)
         print("\n".join(lines))

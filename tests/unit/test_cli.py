@@ -4,11 +4,12 @@ import io
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import tqdm
 
-from nver import cli
+from nver import cli, experiment
 from nver.arguments import parser
 from nver.progress import TimedProgress
 
@@ -210,3 +211,17 @@ def test_an_error_rate_is_a_share(given: str, capsys) -> None:
         parser().parse_args(["report", "run", "--error-rate", given])
     assert ended.value.code == cli.USAGE
     assert f"expected a number between 0 and 1, got '{given}'" in capsys.readouterr().err
+
+
+def test_what_failed_is_told_once(capsys, monkeypatch, tmp_path) -> None:
+    said = "System 'own' on a+b failed: no such layer"
+    scores = {"chance_uar": 0.5, "systems": [], "failures": [{"sentence": said}]}
+    origin: dict[str, object] = {"settings": {}}
+    run = SimpleNamespace(
+        scores=scores, warnings=(said, "Mind the gap."), origin=origin, report="page", failed=0
+    )
+    monkeypatch.setattr(experiment, "evaluate", lambda *_, **__: run)
+    assert cli.main(["evaluate", "synthetic", "-e", "spectral", "--out", str(tmp_path)]) == cli.DONE
+    told = capsys.readouterr().out
+    assert told.count(said) == 1
+    assert "Note: Mind the gap." in told
