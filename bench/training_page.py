@@ -34,6 +34,14 @@ def printed(function, *given) -> str:
     return text.getvalue().strip()
 
 
+def scores(seeds: int) -> list[str]:
+    """Return what is said about the table of scores, and the table."""
+    dims = " + ".join(str(view.stop - view.start) for view in same_scores.VIEWS)
+    clips = {"clips": same_scores.TRAINING, "rest": training.CLIPS - same_scores.TRAINING}
+    said = SAME.format(dims=dims, seeds=seeds, epochs=same_scores.EPOCHS, **clips)
+    return [said, same_scores.scores(seeds)]
+
+
 def section(options: Options) -> str:
     """Return the page's section."""
     torch.set_num_threads(1)
@@ -56,9 +64,6 @@ def section(options: Options) -> str:
             "Members trained at once and one after the other, after ten epochs:",
             printed(training.same),
         ]
-    seeds = 2 if options.quick else same_scores.SEEDS
-    dims = " + ".join(str(view.stop - view.start) for view in same_scores.VIEWS)
-    clips = {"clips": same_scores.TRAINING, "rest": training.CLIPS - same_scores.TRAINING}
-    said = SAME.format(dims=dims, seeds=seeds, epochs=same_scores.EPOCHS, **clips)
-    parts += [said, same_scores.scores(seeds)]
+    if on_cpu:
+        parts += scores(2 if options.quick else same_scores.SEEDS)
     return "\n\n".join(parts)
