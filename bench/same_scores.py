@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from unittest import mock
@@ -22,6 +23,7 @@ from bench import training
 from bench.page import table
 
 from nver.fusion import FusionShape, build_fusion
+from nver.scaling.choice import VARIABLE
 from nver.training import TrainingSettings, seeded, train_members
 
 TRAINING, SEEDS, EPOCHS = 400, 16, 5
@@ -52,7 +54,7 @@ HEAD = [
 @contextlib.contextmanager
 def torch_alone() -> Iterator[None]:
     """Let networks be trained by torch's operations, as where numba is missing."""
-    with contextlib.ExitStack() as stack:
+    with mock.patch.dict(os.environ, {VARIABLE: "batched"}), contextlib.ExitStack() as stack:
         for name in LOOPS:
             module = importlib.import_module(name)
             stack.enter_context(mock.patch.object(module, "loops_work", return_value=False))
