@@ -35,6 +35,13 @@ def _folder(name: str) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def _noise_of_its_own() -> None:
+    """Let no test's numbers depend on how often those before it drew from PyTorch's generator."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].default_generator.manual_seed(0)
+
+
 @pytest.fixture
 def nver_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return an empty NVER_HOME of this test's own."""

@@ -10,11 +10,10 @@ from tests.unit.encoders.http_server import Server, serving
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """Return a running server that is the hub of audio towers; nothing waits long for it."""
+    """Return a running server that is the hub of audio towers; its clients never pause."""
     from nver.encoders import http_file
 
     monkeypatch.setattr(http_file, "PAUSE", 0.0)
-    monkeypatch.setattr(http_file, "TIMEOUT", 5.0)
     for name in ("HF_HUB_OFFLINE", "HF_TOKEN", "http_proxy", "HTTP_PROXY"):
         monkeypatch.delenv(name, raising=False)
     with serving() as running:
