@@ -25,7 +25,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from nver.fusion import loops
+from nver.fusion import batch_plans, loops
 from nver.heads.loops import run
 from nver.heads.products import product
 from nver.transport import TransportPlan, cost_scale, normalised_cost, pairwise_cost, sinkhorn
@@ -126,14 +126,23 @@ class BatchCoupling(Coupling):
         """Return the barycentric maps between all pairs of encoders."""
         maps = {}
         for i, j in combinations(range(len(latents)), 2):
-            plan = self._solve(latents[i], latents[j])
             if self.present is None:  # then all weights are alike
-                maps[i, j] = plan.plan * plan.plan.shape[-1]
+                maps[i, j] = self._map(latents[i], latents[j])
                 maps[j, i] = maps[i, j].mT
                 continue
+            plan = self._solve(latents[i], latents[j])
             maps[i, j] = plan.plan / _divisors(plan.source).unsqueeze(-1)
             maps[j, i] = plan.plan.mT / _divisors(plan.target).unsqueeze(-1)
         return Mapped(latents, maps)
+
+    def _map(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return n times the plan between n clips of equal weight."""
+        how = self.settings
+        numbers = how.eps, how.iterations, how.tolerance
+        if not how.plan_gradient and batch_plans.fits(x, y, *numbers):
+            return batch_plans.maps(x, y, *numbers)
+        plan = self._solve(x, y).plan
+        return plan * plan.shape[-1]
 
     def _solve(self, x: Tensor, y: Tensor) -> TransportPlan:
         if not self.settings.plan_gradient:

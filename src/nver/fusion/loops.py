@@ -18,7 +18,8 @@ from typing import no_type_check
 
 import numpy as np
 
-from nver.scaling.compiled import compiled, compiled_and_kept, exp
+from nver.scaling.compiled import carray, compiled, compiled_and_kept, exp, pointer
+from nver.scaling.forward import solve_some
 
 
 @compiled
@@ -346,3 +347,31 @@ def costs(x, y, out):
         for i in range(n):
             for j in range(y.shape[1]):
                 out[m, i, j] *= scale
+
+
+@compiled_and_kept
+@no_type_check
+def maps(sizes, settings, one, given, starts):
+    """Set n times the plans between x and y, by `costs` and equal weights.
+
+    `sizes` are members, n, width and a tape's words; `settings` as in `solve_some`; `one` is 1 in
+    the latents' type. `given` are the addresses of x, y [members, n, width], of what is set
+    [members, n, n] and of room, in which cost, weights, row and column potentials, errors,
+    iterations and tapes lie from `starts` on.
+    """
+    members, n, width, words = sizes
+    cost = carray(pointer(given[3] + starts[0], one), (members, n, n))
+    weights = carray(pointer(given[3] + starts[1], one), (members, n))
+    x = carray(pointer(given[0], one), (members, n, width))
+    y = carray(pointer(given[1], one), (members, n, width))
+    out = carray(pointer(given[2], one), (members, n, n))
+    costs(x, y, cost)
+    weights[:] = 1 / n
+    at = given[3]
+    read = (at + starts[0], at + starts[1], at + starts[1], at + starts[5], at + starts[6])
+    written = (given[2], at + starts[2], at + starts[3], at + starts[4])
+    solve_some(0, 1, (members, n, n, 1, words), settings, one, read + written)
+    for m in range(members):
+        for i in range(n):
+            for j in range(n):
+                out[m, i, j] *= n
