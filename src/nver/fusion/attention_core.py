@@ -20,8 +20,9 @@ from jaxtyping import Float, Int16
 from torch import Tensor
 
 from nver.fusion import loops, residual
+from nver.fusion.batch_plans import ONE
 from nver.heads.loops import run
-from nver.heads.products import accumulate, multiply, sums
+from nver.heads.products import accumulate, multiply, multiply_add, sums
 
 HEADS = 8
 FIRST_TOKEN = 7
@@ -97,32 +98,33 @@ class _Attend(torch.autograd.Function):
         *given: Tensor,
     ) -> Tensor:
         members, clips, width = given[0].shape
-        tokens, own = len(known.counts), len(known.counts) - len(known.sources)
-        x, projected = (
-            w_in.new_empty(tokens, members, *by) for by in ((clips, width), (3 * width, clips))
-        )
-        xs, projections = x.unbind(), projected.unbind()
+        own = len(known.counts) - len(known.sources)
+        maps = given[own:]
+        x = [token.contiguous() for token in given[:own]]
+        projected = w_in.new_empty(len(known.counts), members, 3 * width, clips)
+        projections = projected.unbind()
         for k in range(own):
-            xs[k].copy_(given[k])
-            multiply(w_in, xs[k].mT, out=projections[k])
-        for k, (source, image) in enumerate(zip(known.sources, given[own:], strict=True), own):
-            multiply(image, xs[source], out=xs[k])
+            multiply(w_in, x[k].mT, out=projections[k])
+        for k, (source, image) in enumerate(zip(known.sources, maps, strict=True), own):
+            x.append(multiply(image, x[source]))
             multiply(projections[source], image.mT, out=projections[k])
-        ctx.compiled = x.device.type == "cpu" and loops_work(x.dtype)
+        ctx.compiled = w_in.device.type == "cpu" and loops_work(w_in.dtype)
         attend_all = _attend_compiled if ctx.compiled else _attend_torch
         seen, weights, kept = attend_all(projected, b_in, known)
-        joined = multiply(seen.mT, w_out.mT).view(members, tokens, clips, width)
+        joined = multiply(seen.mT, w_out.mT).view(members, len(x), clips, width)
         norm = residual.compiled if ctx.compiled else residual.plain
         out, normed, deviations = norm(x, joined, b_out, scale, shift, known.counts)
         ctx.known = known
-        made = (x, projected, seen, weights, kept, normed, deviations)
-        ctx.save_for_backward(w_in, b_in, w_out, scale, *made, *given[own:])
+        made = (projected, seen, weights, kept, normed, deviations)
+        ctx.save_for_backward(w_in, b_in, w_out, scale, *made, *x[:own], *maps)
         return out
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        w_in, b_in, w_out, scale, x, projected, *made = ctx.saved_tensors
-        seen, weights, kept, normed, deviations, *maps = made
+        w_in, b_in, w_out, scale, projected, *made = ctx.saved_tensors
+        seen, weights, kept, normed, deviations, *rest = made
+        own = len(ctx.known.counts) - len(ctx.known.sources)
+        x, maps = rest[:own], rest[own:]
         norm_back = residual.compiled_back if ctx.compiled else residual.plain_back
         given = (gradient.contiguous(), ctx.known.counts, scale, normed, deviations)
         d_tokens, d_scale, d_shift, d_b_out = norm_back(*given)
@@ -130,20 +132,19 @@ class _Attend(torch.autograd.Function):
         d_w_out, d_seen = multiply(d_joined.mT, seen.mT), multiply(w_out.mT, d_joined.mT)
         back = _back_compiled if ctx.compiled else _back_torch
         d_projected, d_b_in = back(d_seen, projected, b_in, weights, kept)
-        xs, parts, rows = x.unbind(), d_projected.unbind(), list(d_tokens.unbind(1))
-        own = len(xs) - len(maps)
+        parts, rows = d_projected.unbind(), list(d_tokens.unbind(1))
         d_maps: list[Tensor | None] = [None] * len(maps)
         for k, (source, image) in enumerate(zip(ctx.known.sources, maps, strict=True), own):
             if ctx.needs_input_grad[FIRST_TOKEN + k]:
                 d_map = multiply(parts[k].mT, projected[source])
-                accumulate(d_map, rows[k], xs[source].mT)
+                accumulate(d_map, rows[k], x[source].mT)
                 d_maps[k - own] = d_map
             accumulate(parts[source], parts[k], image)
-            rows[source] = multiply(image.mT, rows[k]).add_(rows[source])
-        d_w_in = multiply(parts[0], xs[0])
+            rows[source] = multiply_add(rows[source], image.mT, rows[k])
+        d_w_in = multiply(parts[0], x[0])
         for k in range(1, own):
-            accumulate(d_w_in, parts[k], xs[k])
-        d_own = [multiply(parts[k].mT, w_in).add_(rows[k]) for k in range(own)]
+            accumulate(d_w_in, parts[k], x[k])
+        d_own = [multiply_add(rows[k], parts[k].mT, w_in) for k in range(own)]
         return None, d_w_in, d_b_in, d_w_out, d_b_out, d_scale, d_shift, *d_own, *d_maps
 
 
@@ -153,25 +154,27 @@ def _attend_compiled(
     tokens, members, rows, clips = projected.shape
     depth, columns = rows // (3 * HEADS), tokens * clips
     weights = projected.new_empty(members, tokens, HEADS * columns)
-    kept, drop = weights, known.drop
-    if drop is None:
-        none = torch.empty(0, dtype=torch.int16)
-        drop = Drop(none.view(0, 0, 0), none.view(0, tokens), known.counts)
-    else:
-        kept = torch.empty_like(weights)
-    seen = projected.new_empty(members, HEADS, depth, columns)
-    given = (projected, b_in.contiguous(), known.counts, *drop, weights, kept, seen)
-    loops.attend(*(part.numpy() for part in given))
-    return seen.view(members, -1, columns), weights, kept
+    drop = known.drop
+    kept = weights if drop is None else torch.empty_like(weights)
+    seen = projected.new_empty(members, HEADS * depth, columns)
+    shift, counts = b_in.contiguous(), known.counts
+    bits, levels, shares = drop or (counts, counts, counts)  # are not looked at without levels
+    if drop is not None:
+        bits, shares = bits.contiguous(), shares.to(counts.dtype)
+    given = (projected, shift, counts, bits, levels, shares, weights, kept, seen)
+    sizes = (members, tokens, clips, depth, 0 if drop is None else len(levels), HEADS)
+    loops.attend(sizes, ONE[projected.dtype], tuple([part.data_ptr() for part in given]))
+    return seen, weights, kept
 
 
 def _back_compiled(
     d_seen: Tensor, projected: Tensor, b_in: Tensor, weights: Tensor, kept: Tensor
 ) -> tuple[Tensor, Tensor]:
+    tokens, members, rows, clips = projected.shape
     d_projected, d_shift = torch.empty_like(projected), torch.empty_like(b_in)
-    by_heads = d_seen.view(len(d_seen), HEADS, -1, d_seen.shape[2])
-    given = (by_heads, projected, b_in.contiguous(), weights, kept, d_projected, d_shift)
-    loops.attend_back(*(part.numpy() for part in given))
+    given = (d_seen, projected, b_in.contiguous(), weights, kept, d_projected, d_shift)
+    sizes = (members, tokens, clips, rows // (3 * HEADS), 0, HEADS)
+    loops.attend_back(sizes, ONE[projected.dtype], tuple([part.data_ptr() for part in given]))
     return d_projected, d_shift
 
 
@@ -263,7 +266,7 @@ def loops_work(dtype: torch.dtype) -> bool:
         known, projected = Known(flat[0, :1], drop, ()), wide.view(1, 1, -1, 1)
         seen, *weights = _attend_compiled(projected, wide, known)
         _back_compiled(seen, projected, wide, *weights)
-        out, *kept = residual.compiled(x, x.clone(), flat, flat, flat, known.counts)
+        out, *kept = residual.compiled([x[0]], x.clone(), flat, flat, flat, known.counts)
         residual.compiled_back(out, known.counts, flat, *kept)
 
     return run("Attention", once)

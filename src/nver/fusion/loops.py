@@ -257,29 +257,38 @@ def _softmax_back(weights, kept, scale, gradient, total):
 
 @compiled_and_kept
 @no_type_check
-def attend(projected, shift, counts, bits, levels, shares, weights, kept, seen):  # noqa: PLR0913 - arrays
-    """Set `seen` to what every token sees, by its weights.
+def attend(sizes, one, places):
+    """Set what every token sees, by its weights.
 
-    Shapes, with n = tokens * clips: projected [tokens, members, 3 width, clips], the projections to
-    queries, keys and values of all heads without their bias;
-    shift [members, 3 width], the bias; counts, shares [tokens]; bits [members, clips, heads *
-    tokens * tokens], or [0, 0, 0] where nothing is dropped; levels [copies, tokens]; weights, kept
-    (the same array where nothing is dropped) [members, tokens, heads * n]; seen [members, heads,
-    depth, n].
+    `sizes` are members, tokens, clips, depth, levels, and the heads; `one` is 1 in the tokens'
+    type. `places` are addresses, with n = tokens * clips, of projected [tokens, members, 3 width,
+    clips], the projections to queries, keys and values of all heads without their bias; shift
+    [members, 3 width], the bias; counts [tokens]; bits [members, clips, heads * tokens * tokens];
+    levels [copies, tokens], or none where nothing is dropped; shares [tokens]; weights, kept (the
+    same where nothing is dropped) [members, tokens, heads * n]; seen [members, heads, depth, n].
     """
-    members, heads, depth, n = seen.shape
-    tokens, columns = weights.shape[1:]
-    clips, width = n // tokens, heads * depth
+    members, tokens, clips, depth, copies, heads = sizes
+    n, width, columns = tokens * clips, heads * depth, heads * tokens * clips
+    projected = carray(pointer(places[0], one), (tokens, members, 3 * width, clips))
+    shift = carray(pointer(places[1], one), (members, 3 * width))
+    counts = carray(pointer(places[2], one), tokens)
+    bits = carray(pointer(places[3], np.int16(0)), (members, clips, heads * tokens * tokens))
+    levels = carray(pointer(places[4], np.int16(0)), (copies, tokens))
+    shares = carray(pointer(places[5], one), tokens)
+    weights = carray(pointer(places[6], one), (members, tokens, columns))
+    kept = carray(pointer(places[7], one), (members, tokens, columns))
+    seen = carray(pointer(places[8], one), (members, heads, depth, n))
     scale = projected.dtype.type(1 / math.sqrt(depth))
     rows, twice = np.empty((depth, n), projected.dtype), np.empty((depth, 2 * n), projected.dtype)
     counted = np.empty((tokens, columns), projected.dtype)
     shared = np.empty_like(counted)
     total = np.empty(columns, projected.dtype)
     drawn = np.empty((tokens, columns), bits.dtype)
-    leveled = np.empty((levels.shape[0], tokens, columns), levels.dtype)
+    leveled = np.empty((copies, tokens, columns), levels.dtype)
     _by_key(counts, clips, counted)
-    _by_key(shares, clips, shared)
-    for level in range(levels.shape[0]):
+    if copies > 0:
+        _by_key(shares, clips, shared)
+    for level in range(copies):
         _by_key(levels[level], clips, leveled[level])
     for m in range(members):
         for h in range(heads):
@@ -287,7 +296,7 @@ def attend(projected, shift, counts, bits, levels, shares, weights, kept, seen):
             _tokens(projected, m, h * depth, shift, rows)
             _products(rows, twice, clips, weights[m], h * n)
         _softmax(weights[m], scale, counted, total)
-        if bits.shape[0] > 0:
+        if copies > 0:
             _drawn(bits[m], tokens, drawn)
             _kept(weights[m], drawn, leveled, shared, kept[m])
         for h in range(heads):
@@ -297,11 +306,20 @@ def attend(projected, shift, counts, bits, levels, shares, weights, kept, seen):
 
 @compiled_and_kept
 @no_type_check
-def attend_back(d_seen, projected, shift, weights, kept, d_projected, d_shift):
-    """Set d_projected and d_shift; shapes as in `attend`."""
-    members, heads, depth, n = d_seen.shape
-    tokens, columns = weights.shape[1:]
-    clips, width = n // tokens, heads * depth
+def attend_back(sizes, one, places):
+    """Set the gradients at projected and shift; `sizes` and shapes as in `attend`.
+
+    `places` are addresses of that at seen, of projected, shift, weights, kept, and of the two.
+    """
+    members, tokens, clips, depth, _, heads = sizes
+    n, width, columns = tokens * clips, heads * depth, heads * tokens * clips
+    d_seen = carray(pointer(places[0], one), (members, heads, depth, n))
+    projected = carray(pointer(places[1], one), (tokens, members, 3 * width, clips))
+    shift = carray(pointer(places[2], one), (members, 3 * width))
+    weights = carray(pointer(places[3], one), (members, tokens, columns))
+    kept = carray(pointer(places[4], one), (members, tokens, columns))
+    d_projected = carray(pointer(places[5], one), (tokens, members, 3 * width, clips))
+    d_shift = carray(pointer(places[6], one), (members, 3 * width))
     scale = projected.dtype.type(1 / math.sqrt(depth))
     rows, wide = np.empty((depth, n), projected.dtype), np.empty((depth, 2 * n), projected.dtype)
     turned = np.empty((tokens, n), projected.dtype)

@@ -1,16 +1,20 @@
 """A residual and its LayerNorm (Ba et al. 2016) over counted tokens, forward and back.
 
-Tokens come as [tokens, members, clips, width]. What comes out lies clip by clip, as the dense layer
+Tokens come as arrays [members, clips, width]. What comes out lies clip by clip, as the dense layer
 after it reads it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from nver.fusion import residual_loops
+from nver.fusion.batch_plans import ONE
 from nver.heads.products import sums
 
 EPS = 1e-5
@@ -21,7 +25,7 @@ PerMember = Float[Tensor, "members width"]
 
 
 def compiled(
-    x: Float[Tensor, "tokens members clips width"],
+    x: Sequence[Float[Tensor, "members clips width"]],
     joined: Tokens,
     added: PerMember,
     scale: PerMember,
@@ -38,9 +42,11 @@ def compiled(
         joined.new_empty(members, clips, tokens * width),
         joined.new_empty(members, tokens, clips),
     )
-    per_member = (added.contiguous(), scale.contiguous(), shift.contiguous())
-    given = (x, joined, *per_member, counts, out, deviations)
-    residual_loops.add_and_norm(*(part.numpy() for part in given), EPS)
+    given = (joined, added.contiguous(), scale.contiguous(), shift.contiguous(), counts)
+    places = [part.data_ptr() for part in (*given, out, deviations)]
+    tokens_at = np.array([token.data_ptr() for token in x], np.int64)
+    sizes, one = (members, tokens, clips, width), ONE[joined.dtype]
+    residual_loops.add_and_norm(sizes, one, tokens_at, tuple(places), EPS)
     return out, joined, deviations
 
 
@@ -48,15 +54,17 @@ def compiled_back(
     gradient: Out, counts: Tensor, scale: PerMember, normed: Tokens, deviations: Tensor
 ) -> tuple[Tokens, PerMember, PerMember, PerMember]:
     """Return the gradients at x (which is that at `joined`), `scale`, `shift` and `added`."""
-    d_x = torch.empty_like(normed)
-    sums = normed.new_zeros(3, *scale.shape).unbind()
-    given = (gradient, counts, scale.contiguous(), normed, deviations, d_x, *sums)
-    residual_loops.add_and_norm_back(*(part.numpy() for part in given))
-    return d_x, sums[0], sums[1], sums[2]
+    members, tokens, clips, width = normed.shape
+    d_x, sums = torch.empty_like(normed), normed.new_empty(3, members, width)
+    given = (gradient, counts, scale.contiguous(), normed, deviations, d_x, sums)
+    places = tuple([part.data_ptr() for part in given])
+    residual_loops.add_and_norm_back((members, tokens, clips, width), ONE[normed.dtype], places)
+    d_scale, d_shift, d_added = sums.unbind()
+    return d_x, d_scale, d_shift, d_added
 
 
 def plain(
-    x: Float[Tensor, "tokens members clips width"],
+    x: Sequence[Float[Tensor, "members clips width"]],
     joined: Tokens,
     added: PerMember,
     scale: PerMember,
@@ -64,7 +72,7 @@ def plain(
     counts: Float[Tensor, " tokens"],
 ) -> tuple[Out, Tokens, Tensor]:
     """Return what `compiled` returns, by torch operations."""
-    whole = (joined + x.transpose(0, 1)).add_(added[:, None, None])
+    whole = torch.stack(tuple(x), dim=1).add_(joined).add_(added[:, None, None])
     normed, _, deviations = torch.native_layer_norm(whole, whole.shape[-1:], None, None, EPS)
     out = torch.addcmul(shift[:, None, None], normed, scale[:, None, None])
     out.mul_(counts[:, None, None])

@@ -13,7 +13,7 @@ from typing import no_type_check
 
 import numpy as np
 
-from nver.scaling.compiled import compiled, compiled_and_kept
+from nver.scaling.compiled import carray, compiled, compiled_and_kept, pointer
 
 
 @compiled
@@ -68,20 +68,29 @@ def _scaled(row, factor, more, out):
 
 @compiled_and_kept
 @no_type_check
-def add_and_norm(x, normed, added, weight, bias, counts, out, scale, eps):  # noqa: PLR0913 - arrays
-    """Turn `normed` + added + x into a normalised row, and out into that times weight plus bias.
+def add_and_norm(sizes, one, tokens_at, places, eps):
+    """Turn `normed` + added + token into a normalised row; out is that times weight plus bias.
 
-    Shapes: x [tokens, members, clips, width]; normed [members, tokens, clips, width]; added,
-    weight, bias [members, width]; counts [tokens], by which all is multiplied; out [members, clips,
-    tokens * width]; scale [members, tokens, clips], one over the deviations.
+    `sizes` are members, tokens, clips and width; `one` is 1 in the tokens' type. `tokens_at` are
+    the addresses of the tokens [members, clips, width]; `places` those of normed [members, tokens,
+    clips, width]; added, weight, bias [members, width]; counts [tokens], by which all is
+    multiplied; out [members, clips, tokens * width]; scale [members, tokens, clips], one over the
+    deviations.
     """
-    members, tokens, clips, width = normed.shape
-    factor, more = np.empty(width, x.dtype), np.empty(width, x.dtype)
+    members, tokens, clips, width = sizes
+    normed = carray(pointer(places[0], one), (members, tokens, clips, width))
+    added = carray(pointer(places[1], one), (members, width))
+    weight = carray(pointer(places[2], one), (members, width))
+    bias = carray(pointer(places[3], one), (members, width))
+    counts = carray(pointer(places[4], one), tokens)
+    out = carray(pointer(places[5], one), (members, clips, tokens * width))
+    scale = carray(pointer(places[6], one), (members, tokens, clips))
+    factor, more = np.empty(width, normed.dtype), np.empty(width, normed.dtype)
     for m in range(members):
         for k in range(tokens):
             _times_number(weight[m], counts[k], factor)
             _times_number(bias[m], counts[k], more)
-            rows = x[k, m]
+            rows = carray(pointer(tokens_at[k], one), (members, clips, width))[m]
             for c in range(clips):
                 row = normed[m, k, c]
                 _sum_onto(rows[c], added[m], row)
@@ -106,9 +115,22 @@ def _normalise_back(gradient, weight, normed, scale, out):
 
 @compiled_and_kept
 @no_type_check
-def add_and_norm_back(gradient, counts, weight, normed, scale, d_x, d_weight, d_bias, d_added):  # noqa: PLR0913 - arrays
-    """Set d_x, and add to d_weight, d_bias and d_added; shapes as forward."""
-    members, tokens, clips, width = normed.shape
+def add_and_norm_back(sizes, one, places):
+    """Set d_x, and what follows it; `sizes` and shapes as forward.
+
+    `places` are addresses of the gradient at out, counts, weight, normed, scale, of d_x [members,
+    tokens, clips, width], and of the gradients at weight, bias and `added` [3, members, width].
+    """
+    members, tokens, clips, width = sizes
+    gradient = carray(pointer(places[0], one), (members, clips, tokens * width))
+    counts = carray(pointer(places[1], one), tokens)
+    weight = carray(pointer(places[2], one), (members, width))
+    normed = carray(pointer(places[3], one), (members, tokens, clips, width))
+    scale = carray(pointer(places[4], one), (members, tokens, clips))
+    d_x = carray(pointer(places[5], one), (members, tokens, clips, width))
+    sums = carray(pointer(places[6], one), (3, members, width))
+    sums[:] = 0
+    d_weight, d_bias, d_added = sums[0], sums[1], sums[2]
     factor = np.empty(width, normed.dtype)
     for m in range(members):
         for k in range(tokens):
