@@ -15,8 +15,8 @@ from nver.fusion import (
     EntropicMap,
     FusionShape,
     attention_core,
+    batch_plans,
     build_fusion,
-    coupling,
 )
 from nver.fusion.attending import DROPOUT, SelfAttention
 from nver.fusion.attention_core import HEADS
@@ -301,12 +301,32 @@ def test_the_batch_coupling_does_depend_on_the_other_clips():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
-def test_the_compiled_cost_is_the_normalised_one(dtype):
-    assert coupling.loops_work(dtype)
-    x, y = (_random(2, clips, 5, seed=clips).to(dtype) for clips in (4, 3))
-    torch.testing.assert_close(coupling._cost(x, y), normalised_cost(x, y))
+@pytest.mark.parametrize("shape", [(2, 7, 5), (1, 1, 8), (3, 33, 16)], ids=str)
+def test_the_maps_of_a_batch_from_one_loop_are_those_of_its_plans(dtype, shape):
+    x, y = (_random(*shape, seed=seed).to(dtype) for seed in (4, 3))
+    how = {"eps": 0.05, "iterations": 50, "tolerance": 1e-4}
+    assert batch_plans.fits(x, y, **how)
+    plans = sinkhorn(normalised_cost(x, y), **how).plan
+    torch.testing.assert_close(batch_plans.maps(x, y, **how), plans * shape[1])
     alike = torch.ones(1, 3, 5, dtype=dtype)
-    assert torch.equal(coupling._cost(alike, alike), torch.zeros(1, 3, 3, dtype=dtype))
+    torch.testing.assert_close(batch_plans.maps(alike, alike, **how), alike[..., :3] / 3)
+    assert batch_plans.maps(alike * torch.nan, alike, **how).isnan().all()
+
+
+def test_what_the_one_loop_does_not_fit_goes_the_usual_way(monkeypatch):
+    latents = [_random(2, 4, 5, seed=seed) for seed in (4, 3)]
+    used = []
+    maps = torch.zeros(2, 4, 4, dtype=F64)
+    monkeypatch.setattr(batch_plans, "maps", lambda *given: used.append(given) or maps)
+    with pytest.raises(SettingsError, match="eps must be"):
+        BatchCoupling(TransportSettings(eps=0.0)).move(latents)
+    BatchCoupling(TransportSettings(plan_gradient=True)).move(latents)
+    monkeypatch.setenv("NVER_SINKHORN", "logarithmic")
+    BatchCoupling().move(latents)
+    assert not used
+    monkeypatch.delenv("NVER_SINKHORN")
+    BatchCoupling().move(latents)
+    assert len(used) == 1
 
 
 def test_companions_give_what_a_batch_with_them_gives():

@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 
 from nver.errors import SettingsError
 from nver.estimators import EmotionClassifier, fit_many
-from nver.fusion import FUSIONS, FusionShape, attention_core, build_fusion, coupling
+from nver.fusion import FUSIONS, FusionShape, attention_core, batch_plans, build_fusion
 from nver.heads import Batch, build_head, layers, standardise
 from nver.training import (
     TrainingSettings,
@@ -130,7 +130,7 @@ def test_the_operations_of_other_devices_train_the_same(monkeypatch, branch):
 
     expected, _ = _trained(make, STOPPING, 4)
     monkeypatch.setattr(loop, "optimiser", FlatAdamW)
-    for module in (attention_core, coupling, randomness, layers, standardise):
+    for module in (attention_core, batch_plans, randomness, layers, standardise):
         monkeypatch.setattr(module, "loops_work", lambda *_: False)
     monkeypatch.setattr("nver.heads.networks.loops_work", lambda _: False)
     monkeypatch.setattr(sys.modules["nver.training.batches"], "_fills_up", lambda _: True)

@@ -17,7 +17,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from itertools import combinations
 from typing import final
 
@@ -25,8 +24,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from nver.fusion import batch_plans, loops
-from nver.heads.loops import run
+from nver.fusion import batch_plans
 from nver.heads.products import product
 from nver.transport import TransportPlan, cost_scale, normalised_cost, pairwise_cost, sinkhorn
 
@@ -148,32 +146,11 @@ class BatchCoupling(Coupling):
         if not self.settings.plan_gradient:
             x, y = x.detach(), y.detach()
         if self.present is None:
-            return self.settings.solve(_cost(x, y))
+            return self.settings.solve(normalised_cost(x, y))
         # A member without any clip has nothing to couple, but its problem must have weights.
         rows = self.present | ~self.present.any(dim=-1, keepdim=True)
         cost = pairwise_cost(x, y) * (rows.unsqueeze(-1) & rows.unsqueeze(-2))
         return self.settings.solve(cost / cost_scale(cost), rows.to(cost.dtype))
-
-
-def _cost(x: Tensor, y: Tensor) -> Tensor:
-    """Return `nver.transport.normalised_cost`, on a CPU and without a gradient from one loop."""
-    wanted = torch.is_grad_enabled() and (x.requires_grad or y.requires_grad)
-    if wanted or x.dim() != 3 or x.device.type != "cpu" or not loops_work(x.dtype):
-        return normalised_cost(x, y)
-    cost = x.new_empty(*x.shape[:2], y.shape[1])
-    loops.costs(*(part.detach().contiguous().numpy() for part in (x, y)), cost.numpy())
-    return cost
-
-
-@cache
-def loops_work(dtype: torch.dtype) -> bool:
-    """Return whether the compiled loop runs here."""
-
-    def once() -> None:
-        one = torch.ones(1, 1, 1, dtype=dtype).numpy()
-        loops.costs(one, one, one.copy())
-
-    return run("Costs", once)
 
 
 def _divisors(weights: Tensor) -> Tensor:

@@ -346,7 +346,7 @@ def attend_back(sizes, one, places):
             _apart(rows, m, width + first, d_projected, d_shift)
 
 
-@compiled_and_kept
+@compiled
 @no_type_check
 def costs(x, y, out):
     """Set out[m, i, j] to ||x[m, i] - y[m, j]|| over the largest of member m, 0 if all are 0."""
