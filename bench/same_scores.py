@@ -33,7 +33,7 @@ SYSTEMS = (("concat", "fcn"), ("mata", "fcn"), ("concat", "cnn"), ("mata", "cnn"
 SIDES = ("compiled", "torch", "float64")
 LOOPS = (
     "nver.fusion.attention_core",
-    "nver.fusion.coupling",
+    "nver.fusion.batch_plans",
     "nver.heads.layers",
     "nver.heads.networks",
     "nver.heads.standardise",

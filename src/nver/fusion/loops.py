@@ -388,7 +388,7 @@ def maps(sizes, settings, one, given, starts):
     at = given[3]
     read = (at + starts[0], at + starts[1], at + starts[1], at + starts[5], at + starts[6])
     written = (given[2], at + starts[2], at + starts[3], at + starts[4])
-    solve_some(0, 1, (members, n, n, 1, words), settings, one, read + written)
+    solve_some(0, 1, (members, n, n, 1, words, 0), settings, one, read + written)
     for m in range(members):
         for i in range(n):
             for j in range(n):
