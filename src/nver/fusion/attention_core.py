@@ -98,10 +98,10 @@ class _Attend(torch.autograd.Function):
         *given: Tensor,
     ) -> Tensor:
         members, clips, width = given[0].shape
-        own = len(known.counts) - len(known.sources)
+        own = known.counts.shape[0] - len(known.sources)
         maps = given[own:]
         x = [token.contiguous() for token in given[:own]]
-        projected = w_in.new_empty(len(known.counts), members, 3 * width, clips)
+        projected = w_in.new_empty(known.counts.shape[0], members, 3 * width, clips)
         projections = projected.unbind()
         for k in range(own):
             multiply(w_in, x[k].mT, out=projections[k])
@@ -123,7 +123,7 @@ class _Attend(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         w_in, b_in, w_out, scale, projected, *made = ctx.saved_tensors
         seen, weights, kept, normed, deviations, *rest = made
-        own = len(ctx.known.counts) - len(ctx.known.sources)
+        own = ctx.known.counts.shape[0] - len(ctx.known.sources)
         x, maps = rest[:own], rest[own:]
         norm_back = residual.compiled_back if ctx.compiled else residual.plain_back
         given = (gradient.contiguous(), ctx.known.counts, scale, normed, deviations)
@@ -162,7 +162,7 @@ def _attend_compiled(
     if drop is not None:
         bits, shares = bits.contiguous(), shares.to(counts.dtype)
     given = (projected, shift, counts, bits, levels, shares, weights, kept, seen)
-    sizes = (members, tokens, clips, depth, 0 if drop is None else len(levels), HEADS)
+    sizes = (members, tokens, clips, depth, 0 if drop is None else levels.shape[0], HEADS)
     loops.attend(sizes, ONE[projected.dtype], tuple([part.data_ptr() for part in given]))
     return seen, weights, kept
 
