@@ -69,6 +69,11 @@ class EncoderCard:
         Size of the checkpoint; None where there is nothing to download.
     facts : mapping of str to str
         Whatever else changes the numbers (preprocessing, versions); part of the fingerprint.
+
+    Raises
+    ------
+    EncoderError
+        If so many layers cannot be equally wide parts of a vector.
     """
 
     name: str
@@ -88,6 +93,15 @@ class EncoderCard:
     extra: str | None = None
     download_bytes: int | None = None
     facts: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check the layers now: no clip is encoded for a vector that cannot be cut."""
+        layers: object = self.layers
+        if not isinstance(layers, int) or layers < 1 or self.dim % layers:
+            raise EncoderError(
+                f"The card of encoder '{self.name}' says layers={layers!r}: expected a number from "
+                f"1 that divides dim={self.dim}."
+            )
 
     @property
     def fingerprint(self) -> str:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -195,6 +196,13 @@ def test_the_tolerance_is_relative_to_the_clips_largest_value():
     assert "twice" in [check.name for check in check_encoder(Noisy()).failures]
     loose = check_encoder(Noisy(), tolerance=0.2)
     assert "twice" not in [check.name for check in loose.failures]
+
+
+@pytest.mark.parametrize("layers", [0, -5, 2])
+def test_a_card_with_layers_that_do_not_divide_its_vectors_is_refused(layers):
+    says = f"says layers={layers!r}: expected a number from 1 that divides dim=5."
+    with pytest.raises(EncoderError, match=re.escape(says)):
+        replace(CARD, layers=layers)
 
 
 def test_own_waveforms_are_used_and_one_is_too_few():
