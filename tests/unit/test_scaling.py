@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from nver.errors import SettingsError
-from nver.scaling import batched, choice, logarithmic
+from nver.scaling import batched, choice, logarithmic, programs
 from nver.scaling.problem import Problem
 from nver.transport import sinkhorn
 
@@ -95,6 +95,11 @@ def test_gpu_programs_are_the_reference(monkeypatch):
         _compare(strips, _problem(n, m, 0.1, 22, 1e-2, F64), 1e-9, 1e-7)
     for solver in (_solver("launched"), strips):
         _compare_with_alone(solver, _problem(9, 17, 0.1, 5, 0.0, F32))
+    monkeypatch.setattr(programs, "MOST_RESERVED", 0)
+    for solver in (_solver("launched"), strips):
+        problem = _problem(5, 4, 0.1, 10**9, 1e-2, F32)
+        _compare(solver, problem, 1e-5, 1e-5)
+        assert len(solver.solve(problem, True).tape.x) < 50
 
 
 def _compare_with_alone(solver, problem):

@@ -24,6 +24,7 @@ from nver.scaling.programs import (
     ended,
     first_scaling,
     for_all_sizes,
+    limit_of,
     log_sum,
     logarithm,
     outside_of,
@@ -186,16 +187,17 @@ def solve(problem: Problem, keep: bool) -> Solution:
     """Return the plans; with `keep`, remember the scalings of every iteration."""
     cost, a, b = (part.contiguous() for part in problem[:3])
     problems, n, m = cost.shape
+    limit = limit_of(problem, keep, solve)
     found, safe, unsafe = unsolved(cost, a, b)
     settings, kept, tape = settings_of(problem), (cost,) * 5, None
     if keep:
-        x, y = (cost.new_empty(problem.iterations, problems, size) for size in (n, m))
+        x, y = (cost.new_empty(limit, problems, size) for size in (n, m))
         u, v = (cost.new_empty(problems, size, dtype=torch.float64) for size in (n, m))
         kept = (x, y, u, v, torch.empty_like(b))
         tape = Tape(*kept, safe, settings, None)
     _solve[(problems,)](
         *(cost, a, b, *found[:5], safe, unsafe, *kept),
-        *(problems, n, m, settings, problem.iterations, CHECK_EVERY),
+        *(problems, n, m, settings, limit, CHECK_EVERY),
         **{**ranges(cost.dtype), "KEEP": keep, **_blocks(n, m, cost.itemsize)},
     )
     return ended(problem, found, safe, unsafe, tape)

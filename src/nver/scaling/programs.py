@@ -26,6 +26,8 @@ except ImportError:
 AVAILABLE = triton is not None
 LARGEST_EXPONENT = {torch.float32: 80.0, torch.float64: 300.0}
 """Beyond this a scaling is outside of its range whatever it is, and its exponential overflows."""
+MOST_RESERVED = 2**30
+"""Bytes of scalings that are reserved for iterations that may never run."""
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -158,6 +160,20 @@ def ranges(kind: torch.dtype) -> dict[str, float]:
         "TINY": TINY[kind],
         "LARGEST": LARGEST_EXPONENT[kind],
     }
+
+
+def limit_of(problem: Problem, keep: bool, solve: Callable[[Problem, bool], Solution]) -> int:
+    """Return a limit on iterations that changes nothing; with `keep`, one for which there is room.
+
+    Where scalings for all iterations would take very much, a first solve without them counts those
+    that run.
+    """
+    problems, n, m = problem.cost.shape
+    size = problem.iterations * problems * (n + m) * problem.cost.itemsize
+    if not keep or size <= MOST_RESERVED:
+        return problem.iterations
+    ran = int(solve(problem, False).iterations.max())
+    return min(problem.iterations, ran + 1)  # who stops does so in the iteration after the last
 
 
 def unsolved(cost: Tensor, a: Tensor, b: Tensor) -> tuple[Solution, Tensor, Tensor]:

@@ -35,6 +35,7 @@ from nver.scaling.programs import (
     first_scaling,
     for_all_sizes,
     inside_of,
+    limit_of,
     log_sum,
     logarithm,
     outside_of,
@@ -236,10 +237,11 @@ def solve(problem: Problem, keep: bool) -> Solution:
     """Return the plans; with `keep`, remember the scalings of every iteration."""
     cost, a, b = (part.contiguous() for part in problem[:3])
     problems, n, m = cost.shape
+    limit = limit_of(problem, keep, solve)
     found, safe, unsafe = unsolved(cost, a, b)
     settings = settings_of(problem)
     u, v = (cost.new_empty(problems, size, dtype=torch.float64) for size in (n, m))
-    x = cost.new_empty(problem.iterations if keep else 2, problems, n)
+    x = cost.new_empty(limit if keep else 2, problems, n)
     y, first = (cost.new_empty(len(x), problems, m), torch.empty_like(b)) if keep else (b, b)
     for weights, other, out in ((a, b, u), (b, u, v)):
         (lines, across), from_zero = (weights.shape[1], other.shape[1]), out is u
@@ -251,7 +253,7 @@ def solve(problem: Problem, keep: bool) -> Solution:
     _, blocks = _blocks(problems, n, m, cost.itemsize)
     _iterate[(problems,)](
         *(a, b, *found[:5], safe, unsafe, x, y, u, v, first),
-        *(problems, n, m, settings, problem.iterations, CHECK_EVERY),
+        *(problems, n, m, settings, limit, CHECK_EVERY),
         **{**ranges(cost.dtype), "KEEP": keep, **blocks},
     )
     tape = Tape(x, y, u, v, first, safe, settings, None) if keep else None
