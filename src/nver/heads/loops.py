@@ -1,6 +1,8 @@
 """What hidden layers and convolution blocks do beside their matrix products, for the CPU.
 
-Each loop, compiled, reads and writes everything once, where torch needs some six operations.
+Each loop, compiled, reads and writes everything once, where torch needs some six operations. Rows
+get no names where that counts a reference up and down for each (numba takes most of this out again,
+but not from large loops): it costs more than the row.
 """
 
 # ruff: noqa: ANN001, ANN201, ANN202 - numba takes the types from the calls
@@ -119,9 +121,8 @@ def mostly(winner, balanced, most):
         count[:] = 0
         for c in range(winner.shape[0]):
             if balanced[c]:
-                won = winner[c, s]
-                for k in range(won.size):
-                    count[k] += 1 if won[k] != 0 else 0
+                for k in range(count.size):
+                    count[k] += 1 if winner[c, s, k] != 0 else 0
         for k in range(count.size):
             most[s, k] = 1 if count[k] > half else 0
 
@@ -138,15 +139,13 @@ def pool_back(gradient, winner, most, product, d_bias):
     none = gradient.dtype.type(0)
     for c in range(clips):
         for s in range(pooled):
-            given, won = gradient[c, s], winner[c, s]
-            even, odd = product[c, 2 * s], product[c, 2 * s + 1]
             for k in range(filters):
-                even[k] = given[k] if won[k] == EVEN else 0
+                product[c, 2 * s, k] = gradient[c, s, k] if winner[c, s, k] == EVEN else 0
             for k in range(filters):
-                odd[k] = given[k] if won[k] == ODD else 0
+                product[c, 2 * s + 1, k] = gradient[c, s, k] if winner[c, s, k] == ODD else 0
             for k in range(filters):
-                inverse, passes = most[s, k] != 0, won[k] != 0
-                told = -given[k] if inverse else given[k]
+                inverse, passes = most[s, k] != 0, winner[c, s, k] != 0
+                told = -gradient[c, s, k] if inverse else gradient[c, s, k]
                 d_bias[k] += told if inverse != passes else none
         for s in range(2 * pooled, product.shape[1]):
             for k in range(filters):
