@@ -7,8 +7,10 @@ the processes, not sent with each task.
 
 from __future__ import annotations
 
+import os
 import secrets
 import sys
+import time
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
@@ -87,7 +89,7 @@ def stream(
                     arrived(result)
         return
     with _Inbox(arrived) as inbox:
-        tell = partial(_tell, work, inbox.address, inbox.key)
+        tell = partial(_tell, work, inbox.address, inbox.key, os.getpid())
         try:
             with closing(execute(tell, waiting, processes, data, systems, alone)) as ends:
                 for _ in ends:
@@ -103,15 +105,35 @@ def _tell(
     work: Callable[[Task, Shared, Any], Iterable[Result]],
     address: Any,
     key: bytes,
+    home: int,
     task: Task,
     data: Shared,
     systems: Any,
 ) -> None:
     """Do a task, in a process, and send its results home as they come."""
-    with Client(address, authkey=key) as wire:
+    with _ending_without(home):
+        wire = Client(address, authkey=key)
+    with wire:
         for result in work(task, data, systems):
-            wire.send(result)
-            wire.recv()
+            with _ending_without(home):
+                wire.send(result)
+                wire.recv()
+
+
+@contextmanager
+def _ending_without(home: int) -> Iterator[None]:
+    """End this process where the one that started it was killed.
+
+    Waiting for tasks it would keep its memory for five minutes more.
+    """
+    try:
+        yield
+    except (EOFError, OSError):
+        for _ in range(20):  # a killed process closes what it has open before it is gone
+            if os.getppid() != home:
+                os._exit(1)
+            time.sleep(0.01)
+        raise
 
 
 def _listener(key: bytes) -> Listener:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
+import subprocess
+import sys
 import time
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import Client
+from pathlib import Path
 
 import pytest
 
@@ -59,3 +63,39 @@ def test_an_error_where_results_are_taken_ends_the_work(tmp_path, processes):
 
     with pytest.raises(OSError, match="no space left"):
         stream(counting, "abc", processes, tmp_path, None, arrived)
+
+
+def endless(task, folder, _):
+    """Yield without end, and write down which process does."""
+    (folder / str(os.getpid())).touch()
+    while True:
+        yield task
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks for processes in /proc")
+def test_no_process_outlives_the_one_that_was_killed(tmp_path):
+    code = (
+        "import pathlib, sys; from nver.processes import stream\n"
+        "from test_processes import endless\n"
+        "stream(endless, 'ab', 2, pathlib.Path(sys.argv[1]), None, lambda result: None)"
+    )
+    search = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
+    environment = {**os.environ, "PYTHONPATH": search}
+    started = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], env=environment)
+    while len(workers := list(tmp_path.iterdir())) < 2:
+        assert started.poll() is None
+        time.sleep(0.05)
+    started.send_signal(signal.SIGKILL)
+    started.wait()
+    ends = time.monotonic() + 30
+    while any(_runs(worker.name) for worker in workers):
+        assert time.monotonic() < ends
+        time.sleep(0.05)
+
+
+def _runs(number):
+    try:
+        state = Path("/proc", number, "stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"  # who has ended may wait for a parent that asks
