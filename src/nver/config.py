@@ -97,7 +97,7 @@ class Settings:
     encoders : tuple of EncoderChoice or str
         At least one; a text is read as on the command line.
     systems : tuple of str
-        Names from `nver systems`; empty means all of them.
+        Names from `nver systems`, or ``FILE.py:CLASS``; empty means all of the former.
     root, subset, label_column
         Passed to `load_corpus`.
     folds : str or None
