@@ -282,7 +282,8 @@ def _planned(
 ) -> tuple[list[dict[str, float]], int]:
     """Return the trials that are not proposed, the untuned settings first, and how many in all.
 
-    Layers are spread evenly over each network, those of several encoders in an order of their own.
+    Layers are spread evenly over each network, those of several encoders in an order of their own:
+    half of the trials at most, unless there is nothing else to choose.
     """
     draw = np.random.default_rng(seed)
     if not untuned and math.prod(last + 1 for last in held.values()) <= trials:
@@ -290,7 +291,7 @@ def _planned(
         others = [every[place] for place in draw.permutation(len(every) - 1)]  # the last is first
         trials = len(every)
     else:
-        rounds = min(max(held.values(), default=0), trials // 2)
+        rounds = min(max(held.values(), default=0), trials // 2 if untuned else trials - 1)
         middles = (np.arange(rounds) + 0.5) / max(rounds, 1)
         spread = [draw.permutation((middles * last).astype(int)) for last in held.values()]
         others = list(zip(*spread, strict=True))

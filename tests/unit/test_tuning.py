@@ -261,14 +261,16 @@ def test_linear_systems_get_the_best_layer_too(data, fold, run):
     assert (found.chosen, found.layers, found.trials) == ({}, {"a": 2}, 5)
 
 
+def tried_by(table, layered):
+    """Return the setting and the layer of each trial."""
+    known = {value: layer for layer in range(5) for value in layered.X[:, 3 * layer]}
+    return list(dict.fromkeys((x, known[rows[0, 0]]) for x, _, rows in table.log))
+
+
 def test_layers_are_tried_first_spread_evenly_and_one_after_the_other(data, fold):
     table, layered = Table(), deep(data)
     tune(search(fold, trials=6), layered, table)
-    layers = {layered.X[:, 3 * i : 3 * i + 3][fold.train][:, 0].tobytes(): i for i in range(5)}
-    known = {
-        value: layer for block, layer in layers.items() for value in np.frombuffer(block, "f4")
-    }
-    tried = list(dict.fromkeys((x, known[rows[0, 0]]) for x, _, rows in table.log))
+    tried = tried_by(table, layered)
     assert tried[0] == (0.2, 4)  # the untuned settings on the last layer
     assert {x for x, _ in tried[:4]} == {0.2}
     assert sorted(layer for _, layer in tried[1:4]) == [0, 2, 3]
@@ -278,8 +280,13 @@ def test_layers_are_tried_first_spread_evenly_and_one_after_the_other(data, fold
 def test_where_layers_are_all_there_is_each_is_tried_once(data, fold):
     found = tune(search(fold, trials=16), deep(data), Bare())
     assert (found.chosen, found.layers, found.trials) == ({}, {"a": 2}, 5)
-    few = tune(search(fold, trials=3), deep(data), Bare())
-    assert few.trials == 3
+
+
+@pytest.mark.parametrize("trials", [2, 3, 4])
+def test_of_more_layers_than_trials_none_is_tried_twice(data, fold, trials):
+    table, layered = Bare(), deep(data)
+    assert tune(search(fold, trials=trials), layered, table).trials == trials
+    assert len(tried_by(table, layered)) == trials
 
 
 def test_what_chooses_its_encoder_chooses_among_layers_too(data, fold):
