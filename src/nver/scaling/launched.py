@@ -33,6 +33,7 @@ from nver.scaling.programs import (
     program,
     ranges,
     settings_of,
+    tell,
     unsolved,
 )
 
@@ -122,12 +123,7 @@ def _solve(  # noqa: PLR0913 - a launch takes numbers and pointers, no objects
     g = tl.where(b_p > 0, (v_p + logarithm(y_t)) / scale, float("-inf"))
     tl.store(row + p * n + i, f.to(k.dtype), mask=i < n)
     tl.store(column + p * m + j, g.to(k.dtype), mask=j < m)
-    tl.store(error + p, off)
-    tl.store(done + p, t)
-    ended = (off <= tl.load(settings + 2)) | ((t == iterations) & (off < float("inf")))
-    bad = tl.where(ended & (outside == 0), 0, 1)
-    tl.store(safe + p, 1 - bad)
-    tl.atomic_add(unsafe, bad)
+    tell(error, done, safe, unsafe, p, off, t, iterations, outside, settings)
 
 
 @for_all_sizes("problems", "n", "m")

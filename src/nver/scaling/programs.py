@@ -107,6 +107,20 @@ def log_sum(t, axis: tl.constexpr):
 
 @program
 @no_type_check
+def tell(  # noqa: PLR0913 - a program takes numbers and pointers, no objects
+    error, done, safe, unsafe, p, off, t, iterations, outside, settings
+):  # fmt: skip
+    """Store how the scaling of problem p ended; it was safe if nothing was `outside` its range."""
+    tl.store(error + p, off)
+    tl.store(done + p, t)
+    fine = (off <= tl.load(settings + 2)) | ((t == iterations) & (off < float("inf")))
+    bad = tl.where(fine & (outside == 0), 0, 1)
+    tl.store(safe + p, 1 - bad)
+    tl.atomic_add(unsafe, bad)
+
+
+@program
+@no_type_check
 def potential(weights, sums):
     """Return log weights - sums, minus infinity where either is."""
     there = sums > float("-inf")

@@ -46,6 +46,7 @@ from nver.scaling.programs import (
     settings_of,
     strays,
     strip,
+    tell,
     unsolved,
 )
 from nver.scaling.strips_back import go_back, products
@@ -189,20 +190,9 @@ def _iterate(  # noqa: PLR0913
         tl.debug_barrier()  # other threads read the x that these have written
         old, new = ((t - 1), t) if KEEP else ((t - 1) % 2, t % 2)
         sums, off, strange = _sweep(
-            plan,
-            a,
-            x + old * size,
-            x + new * size,
-            y_t,
-            p,
-            n,
-            m,
-            LEAST,
-            WIDEST,
-            TINY,
-            ROWS,
-            COLUMNS,
-        )
+            plan, a, x + old * size, x + new * size, y_t, p, n, m,
+            LEAST, WIDEST, TINY, ROWS, COLUMNS,
+        )  # fmt: skip
         close = (near > 0) & (off <= near) & (t % check == 0)
         y_new = b_p / tl.maximum(sums, TINY)
         outside += tl.where(close, 0, strange + outside_of(y_new, b_p, LEAST, WIDEST))
@@ -220,12 +210,7 @@ def _iterate(  # noqa: PLR0913
     off += tl.sum(tl.abs(sums - b_p), axis=0)
     g = tl.where(b_p > 0, (v_p + logarithm(y_t)) / scale, float("-inf"))
     tl.store(column + p * m + j, g.to(b_p.dtype), mask=j < m)
-    tl.store(error + p, off)
-    tl.store(done + p, t)
-    fine = (off <= tl.load(settings + 2)) | ((t == iterations) & (off < float("inf")))
-    bad = tl.where(fine & (outside + alone == 0), 0, 1)
-    tl.store(safe + p, 1 - bad)
-    tl.atomic_add(unsafe, bad)
+    tell(error, done, safe, unsafe, p, off, t, iterations, outside + alone, settings)
 
 
 def fits(cost: Float[Tensor, "problems n m"]) -> bool:
