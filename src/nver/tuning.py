@@ -10,7 +10,7 @@ are tried first, so that what is chosen is never worse than they are on the inne
 The layer of an encoder that gives several is one more setting, for linear systems the only one: its
 untuned value is the last layer. Half of the trials, at most, go through the layers under settings
 that are otherwise untuned, before everything is proposed together. Where layers are all there is to
-choose and every combination can be tried, that is done.
+choose, all trials do, and every combination is tried if there are enough.
 
 The search is a function of data, fold, system and seed. The settings that a fold gets serve all
 its seeds.
