@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from nver.parsing import Parser, positive, share, two_or_more
+from nver.parsing import EXIT_CODES, Parser, positive, share, two_or_more
 from nver.protocols import PROTOCOLS
 from nver.systems import spans
 
@@ -33,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
         prog="nver",
         description="Which emotion does a laugh, a cry, a scream or a sigh express?",
         epilog="First result in two minutes: nver demo\n"
-        "Then: nver evaluate FOLDER -e spectral -e prosodic --out RUN",
+        f"Then: nver evaluate FOLDER -e spectral -e prosodic --out RUN\n{EXIT_CODES}",
     )
     whole.add_argument("--version", action="version", version=f"nver {__version__}")
     whole.add_argument("--debug", action="store_true", help="show the traceback of an error")
@@ -138,7 +138,8 @@ def _evaluate_command(commands: Any) -> None:
         "and write predictions.parquet, scores.json, run.json, failures.csv and report.html. "
         "Finished trainings are kept in RUN: the same command goes on where it was stopped.",
         epilog="The protocols, and what their scores do not say:\n"
-        + "\n".join(f"{protocol.name}: {protocol.warning}" for protocol in PROTOCOLS.values()),
+        + "\n".join(f"{protocol.name}: {protocol.warning}" for protocol in PROTOCOLS.values())
+        + f"\n{EXIT_CODES}",
     )
     _corpus_argument(evaluate)
     _encoder_options(evaluate)

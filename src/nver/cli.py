@@ -1,8 +1,7 @@
-"""The command line: exit codes and what is printed; every command calls one Python function.
+"""The command line: what is printed and how it ends; every command calls one Python function.
 
-Exit codes: 0 done; 1 an error, said in one line, or one for each of its paragraphs (a traceback
-only with ``--debug``); 2 wrong usage;
-3 done, but some clips failed (listed in failures.csv); 130 interrupted.
+An error is said in one line, or one for each of its paragraphs (a traceback only with ``--debug``).
+The exit codes are those of `nver.parsing`.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from nver.arguments import ERROR_RATE, parser
 from nver.errors import NverError, SettingsError
+from nver.parsing import DONE, ERROR, INTERRUPTED, SOME_CLIPS_FAILED, SOME_SYSTEMS_FAILED
 
 if TYPE_CHECKING:
     from nver.config import Settings
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 MOMENT = 2.0
 """Seconds; the bar of what took less is wiped out at the end."""
-
-DONE, ERROR, USAGE, SOME_CLIPS_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
 
 
 def _settings(arguments: argparse.Namespace) -> Settings:
@@ -65,21 +63,25 @@ def _finish(settings: Settings, out: Path) -> int:
     print(text_table(run.scores))
     if found := findings(run.scores, run.origin):
         print(f"\n{found}")
-    told = {failure["sentence"] for failure in run.scores.get("failures") or ()}  # by the table
+    told = run.systems_failed  # below the table
     for warning in (one for one in run.warnings if one not in told):
         # A file's name or an address is copied in one piece.
         lines = wrap(f"Note: {warning}", WIDTH, break_long_words=False, break_on_hyphens=False)
         print("\n".join(lines))
     print(f"Report: {run.report}")
-    return _failed(run.failed, out / "failures.csv")
+    return _failed(run.failed, out / "failures.csv", len(run.systems_failed))
 
 
-def _failed(count: int, listed: Path | None) -> int:
-    if not count:
-        return DONE
-    where = f", listed in {listed}" if listed else ""
-    print(f"{count} clip{'s' if count > 1 else ''} failed{where}.", file=sys.stderr)
-    return SOME_CLIPS_FAILED
+def _failed(clips: int, listed: Path | None, systems: int = 0) -> int:
+    """Say how many clips and systems failed, and return the exit code: the systems' if any did."""
+    if clips:
+        where = f", listed in {listed}" if listed else ""
+        print(f"{clips} clip{'s' if clips > 1 else ''} failed{where}.", file=sys.stderr)
+    if systems:
+        several = "s" if systems > 1 else ""
+        print(f"{systems} system{several} failed; why is said above.", file=sys.stderr)
+        return SOME_SYSTEMS_FAILED
+    return SOME_CLIPS_FAILED if clips else DONE
 
 
 def _embed(arguments: argparse.Namespace) -> int:
@@ -179,7 +181,8 @@ def _reproduce(arguments: argparse.Namespace) -> int:
     with _Bars() as bars:
         done = reproduce(planned, arguments.out, bars, lambda said: print(said, flush=True))
     print(f"Report: {done.index}")
-    return ERROR if done.undone else _failed(done.failed, None)
+    code = _failed(done.failed, None, done.systems_failed)
+    return ERROR if done.undone else code
 
 
 def _fetch(arguments: argparse.Namespace) -> int:

@@ -62,6 +62,12 @@ class Run:
     origin: dict[str, Any]
     warnings: tuple[str, ...]
     failed: int
+    """Clips."""
+
+    @property
+    def systems_failed(self) -> tuple[str, ...]:
+        """A sentence for each system that failed: what, where and why."""
+        return tuple(failure["sentence"] for failure in self.scores["failures"])
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""argparse that guesses what was meant, and the numbers that options take."""
+"""argparse that guesses what was meant, the numbers that options take, and the exit codes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,14 @@ import sys
 from typing import Any, NoReturn
 
 from nver.registry import nearest
+
+DONE, ERROR, USAGE, SOME_CLIPS_FAILED, SOME_SYSTEMS_FAILED, INTERRUPTED = 0, 1, 2, 3, 4, 130
+
+EXIT_CODES = (
+    f"Exit codes: {DONE} done; {ERROR} an error, nothing or not all was done; {USAGE} wrong usage; "
+    f"{SOME_CLIPS_FAILED} done, but some clips failed; {SOME_SYSTEMS_FAILED} done, but a system "
+    f"failed (and clips, maybe); {INTERRUPTED} interrupted."
+)
 
 
 class Paragraphs(argparse.HelpFormatter):

@@ -2,15 +2,16 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import pytest
 import tqdm
 
 from nver import cli, experiment
 from nver.arguments import parser
+from nver.parsing import USAGE
 from nver.progress import TimedProgress
 
 
@@ -39,7 +40,7 @@ def test_an_unknown_command_gets_the_nearest(capsys, monkeypatch) -> None:
     monkeypatch.setattr(sys, "argv", ["nver", "evalute"])
     with pytest.raises(SystemExit) as caught:
         cli.main(["evalute"])
-    assert caught.value.code == cli.USAGE
+    assert caught.value.code == USAGE
     assert "Did you mean 'evaluate'?" in capsys.readouterr().err
 
 
@@ -48,7 +49,7 @@ def test_an_unknown_option_gets_the_nearest(capsys, monkeypatch) -> None:
     monkeypatch.setattr(sys, "argv", ["nver", *argv])
     with pytest.raises(SystemExit) as caught:
         cli.main(argv)
-    assert caught.value.code == cli.USAGE
+    assert caught.value.code == USAGE
     assert "Did you mean '--seeds'?" in capsys.readouterr().err
 
 
@@ -209,19 +210,34 @@ def test_an_error_rate_that_nothing_shows_is_refused(monkeypatch, tmp_path, caps
 def test_an_error_rate_is_a_share(given: str, capsys) -> None:
     with pytest.raises(SystemExit) as ended:
         parser().parse_args(["report", "run", "--error-rate", given])
-    assert ended.value.code == cli.USAGE
+    assert ended.value.code == USAGE
     assert f"expected a number between 0 and 1, got '{given}'" in capsys.readouterr().err
 
 
-def test_what_failed_is_told_once(capsys, monkeypatch, tmp_path) -> None:
+@pytest.mark.parametrize("clips", [0, 2])
+def test_a_system_that_failed_is_told_once_and_seen_by_a_script(
+    clips: int, capsys, monkeypatch, tmp_path
+) -> None:
     said = "System 'own' on a+b failed: no such layer"
     scores = {"chance_uar": 0.5, "systems": [], "failures": [{"sentence": said}]}
     origin: dict[str, object] = {"settings": {}}
-    run = SimpleNamespace(
-        scores=scores, warnings=(said, "Mind the gap."), origin=origin, report="page", failed=0
-    )
+    run = experiment.Run(tmp_path, tmp_path, scores, origin, (said, "Mind the gap."), clips)
     monkeypatch.setattr(experiment, "evaluate", lambda *_, **__: run)
-    assert cli.main(["evaluate", "synthetic", "-e", "spectral", "--out", str(tmp_path)]) == cli.DONE
-    told = capsys.readouterr().out
-    assert told.count(said) == 1
-    assert "Note: Mind the gap." in told
+    argv = ["evaluate", "synthetic", "-e", "spectral", "--out", str(tmp_path)]
+    assert cli.main(argv) == cli.SOME_SYSTEMS_FAILED
+    told = capsys.readouterr()
+    assert told.out.count(said) == 1
+    assert "Note: Mind the gap." in told.out
+    assert "1 system failed" in told.err
+    assert ("2 clips failed, listed in" in told.err) is (clips == 2)
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["evaluate", "--help"]])
+def test_help_names_every_exit_code(argv: list[str], capsys) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(argv)
+    told = " ".join(capsys.readouterr().out.split())
+    codes = (cli.DONE, cli.ERROR, USAGE, cli.SOME_CLIPS_FAILED, cli.SOME_SYSTEMS_FAILED)
+    listed = told.partition("Exit codes: ")[2]
+    for code in (*codes, cli.INTERRUPTED):
+        assert re.search(rf"(^|; ){code} [a-z]", listed)

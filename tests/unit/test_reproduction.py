@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,7 +14,8 @@ from nver import cli
 from nver.config import EncoderChoice
 from nver.corpora.synthesis import synthesise
 from nver.errors import SettingsError, UnknownNameError
-from nver.reproduction import Wanted, plan, planning, reproduce
+from nver.report.joint import Chapter
+from nver.reproduction import Chapters, Wanted, plan, planning, reproduce
 
 
 @pytest.fixture(scope="module")
@@ -131,15 +133,40 @@ def test_a_folder_of_weights_that_is_none_is_refused(place, tmp_path):
         plan(Wanted(corpora=(_bursts(place),), weights=tmp_path / "nowhere"))
 
 
+FAILING = """
+from nver.fusion import Fusion
+
+
+class Failing(Fusion):
+    \"\"\"Cannot be built.\"\"\"
+
+    def __init__(self, shape):
+        raise RuntimeError("no such luck")
+
+    def join(self, latents, moved, batch):
+        return latents[0]
+"""
+
+
 def test_runs_and_index_are_left_and_a_part_that_fails_does_not_stop_the_others(
     place, tmp_path, monkeypatch
 ):
+    own = tmp_path / "own.py"
+    own.write_text(FAILING, encoding="utf-8")
     monkeypatch.setattr(planning, "GRID", ("lda",))
     wanted = Wanted(
         corpora=(_bursts(place),), encoders=TWO, folds=("column:nothing", "loso"), jobs=1
     )
     said: list[str] = []
-    done = reproduce(plan(wanted), tmp_path / "out", tell=said.append)
+    planned = plan(wanted)
+    parts = [
+        replace(part, settings=replace(part.settings, systems=("lda", f"{own}:Failing")))
+        for part in planned.parts
+    ]
+    done = reproduce(replace(planned, parts=tuple(parts)), tmp_path / "out", tell=said.append)
+    assert done.systems_failed == 1
+    assert "failed in fold" in said[-1]
+    assert "no such luck" in said[-1]
     assert [bool(part.reason) for part in done.parts] == [True, False]
     assert "Unknown column 'nothing'" in done.undone[0]
     names = {path.name for path in (tmp_path / "out").iterdir()}
@@ -148,6 +175,29 @@ def test_runs_and_index_are_left_and_a_part_that_fails_does_not_stop_the_others(
     assert "bursts-loso/report.html" in text
     assert "| lda | spectral |" in text
     assert said[0].startswith("[1/2] bursts, folds of the column 'nothing'")
+
+
+@pytest.mark.parametrize(
+    ("reason", "clips", "systems", "code"),
+    [
+        ("", 0, 0, cli.DONE),
+        ("", 2, 0, cli.SOME_CLIPS_FAILED),
+        ("", 2, 1, cli.SOME_SYSTEMS_FAILED),
+        ("it leaks", 2, 1, cli.ERROR),
+    ],
+)
+def test_a_script_sees_what_failed(
+    reason, clips, systems, code, place, tmp_path, monkeypatch, capsys
+):
+    done = Chapters(
+        tmp_path / "index.html", (Chapter("bursts", "loso", "bursts-loso", reason),), clips, systems
+    )
+    monkeypatch.setattr("nver.reproduction.reproduce", lambda *_: done)
+    argv = ["reproduce", "mata", "--corpus", _bursts(place), "-e", "spectral"]
+    assert cli.main([*argv, "--out", str(tmp_path)]) == code
+    told = capsys.readouterr().err
+    assert ("2 clips failed" in told) is (clips == 2)
+    assert ("1 system failed" in told) is (systems == 1)
 
 
 def test_a_dry_run_says_the_plan_and_does_nothing(place, tmp_path, capsys):

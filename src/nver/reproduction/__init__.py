@@ -29,11 +29,12 @@ __all__ = ["Chapters", "Missing", "Part", "Plan", "Wanted", "plan", "reproduce"]
 
 @dataclass(frozen=True)
 class Chapters:
-    """What `reproduce` has done: the index, its parts, and how many clips failed."""
+    """What `reproduce` has done: the index, its parts, and how many clips and systems failed."""
 
     index: Path
     parts: tuple[Chapter, ...]
     failed: int
+    systems_failed: int = 0
 
     @property
     def undone(self) -> tuple[str, ...]:
@@ -67,7 +68,7 @@ def reproduce(
     if out.is_file():
         raise SettingsError(f"Expected a folder for the results, '{out}' is a file.")
     chapters: list[Chapter] = []
-    failed = 0
+    failed = systems_failed = 0
     missing = [(one.name, one.how) for one in planned.missing]
     index = out / "index.html"
     for number, part in enumerate(planned.parts, 1):
@@ -77,10 +78,14 @@ def reproduce(
         )
         reason = ""
         try:
-            failed += evaluate(part.settings, out / part.folder, progress).failed
+            run = evaluate(part.settings, out / part.folder, progress)
+            failed += run.failed
+            systems_failed += len(run.systems_failed)
+            for sentence in run.systems_failed:
+                tell(f"  {sentence}")
         except NverError as error:
             reason = str(error)
             tell(f"  not done: {reason}")
         chapters.append(Chapter(part.corpus, part.protocol, part.folder, reason))
         index = write_index(out, chapters, missing)
-    return Chapters(index, tuple(chapters), failed)
+    return Chapters(index, tuple(chapters), failed, systems_failed)
