@@ -130,8 +130,8 @@ class Finished:
             return None
 
     def attempts(self, search: Search) -> tuple[Attempt, ...]:
-        """Return the trainings of a search that was interrupted."""
-        found = self._saved.get(self._search_key(search)) if self._saved else None
+        """Return what was trained in the place of a search, by one of any number of trials."""
+        found = self._saved.get(self._attempts_key(search)) if self._saved else None
         listed = [] if found is None else found.facts.get("attempts", [])
         try:
             return tuple(
@@ -149,7 +149,7 @@ class Finished:
             return ()
 
     def keep_choice(self, search: Search, choice: Choice | Attempt) -> None:
-        """Save what a search has chosen, unless it failed; until then, what it has trained."""
+        """Save what a search has chosen, unless it failed, or what it has trained."""
         if self._saved is None:
             return
         if isinstance(choice, Attempt):
@@ -159,7 +159,7 @@ class Finished:
                 listed = [
                     {**asdict(one), "layers": _by_place(one.layers, search.run)} for one in done
                 ]
-                self._saved.put(self._search_key(search), {}, {"attempts": listed})
+                self._saved.put(self._attempts_key(search), {}, {"attempts": listed})
             return
         if choice.failure is not None:
             return
@@ -181,6 +181,10 @@ class Finished:
         spans = {name: asdict(span) for name, span in self._systems.SPANS.items()}
         space = dict(self._systems.space(search.run.name))
         return digest.add("search", search.rule, search.trials, space, spans).key
+
+    def _attempts_key(self, search: Search) -> str:
+        # What was tried stands with each attempt: how many trials there are decides none of them.
+        return self._common(search.run, search.fold, search.seed).add("tried", search.rule).key
 
     def _common(self, run: SystemRun, fold: Fold, seed: int) -> Digest:
         """Return what decides the numbers of everything that is done in this place."""

@@ -12,8 +12,8 @@ untuned value is the last layer. Half of the trials, at most, go through the lay
 that are otherwise untuned, before everything is proposed together. Where layers are all there is to
 choose, all trials do, and every combination is tried if there are enough.
 
-The search is a function of data, fold, system and seed. The settings that a fold gets serve all
-its seeds.
+The search is a function of data, fold, system and seed. Where no layer is searched, one of more
+trials begins as one of fewer. The settings that a fold gets serve all its seeds.
 """
 
 from __future__ import annotations
@@ -40,6 +40,10 @@ from nver.splits import Fold, make_folds
 INNER_FOLDS = 4
 """Of the training part; halving is decided after the first and the second."""
 
+DRAWN = 4
+"""Trials before any is proposed, the untuned one among them; it must not depend on how many follow:
+then a search of more trials finds all trainings of one of fewer again."""
+
 FRUITLESS = SystemTuning("", (), "", {}, math.nan, math.nan, 0, 0, "")
 
 
@@ -58,7 +62,8 @@ class Search:
     trials : int
         Settings to try, the untuned ones among them.
     seen : tuple of Attempt
-        What was trained before the search was interrupted: it is not trained again.
+        What was trained before, by this search until it was interrupted or by one of another number
+        of trials: it is not trained again.
     """
 
     number: int
@@ -127,8 +132,7 @@ def search_pack(
 
 def _choice(search: Search, data: Data, systems: Any) -> Iterator[Attempt | Choice]:
     steps = searching(search, data, systems)
-    spent = sum(attempt.elapsed for attempt in search.seen)
-    loaded, clock = False, 0.0
+    loaded, clock, spent = False, 0.0, 0.0
     while True:
         try:
             # Not around the yield: what others do meanwhile warns as ever.
@@ -145,6 +149,8 @@ def _choice(search: Search, data: Data, systems: Any) -> Iterator[Attempt | Choi
         if isinstance(step, SystemTuning):
             yield Choice(search.number, step, spent + time.perf_counter() - clock)
             return
+        if step in search.seen:
+            spent += step.elapsed
         yield step
 
 
@@ -209,9 +215,7 @@ def searching(search: Search, data: Data, systems: Any) -> Iterator[Attempt | Sy
     with _quiet_optuna() as optuna:
         study = optuna.create_study(
             direction="maximize",
-            sampler=optuna.samplers.TPESampler(
-                seed=search.seed, n_startup_trials=max(4, search.trials // 3)
-            ),
+            sampler=optuna.samplers.TPESampler(seed=search.seed, n_startup_trials=DRAWN),
             pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=2),
         )
         for settings in planned:

@@ -98,7 +98,7 @@ def test_a_killed_search_goes_on_and_chooses_the_same(script, tmp_path):
     done, kept = lines(tmp_path / "log"), files(folder)
     resumed = script.run(folder, last, trials=6)
     searches = len(script.NAMES) * script.FOLDS
-    assert len(files(folder)) == searches + script.TRAININGS
+    assert len(files(folder)) == 2 * searches + script.TRAININGS  # what was tried, and chosen
     assert kept < files(folder)
     whole = script.run(None, tmp_path / "whole", trials=6)
     assert resumed.tunings == whole.tunings

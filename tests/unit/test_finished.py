@@ -15,7 +15,7 @@ from nver.predictions import SystemFailure, SystemTuning
 from nver.splits import Fold
 from nver.systems import SPANS, Span
 from nver.trainings import SavedTrainings
-from nver.tuning import Choice, Search
+from nver.tuning import Attempt, Choice, Search
 
 RUN = SystemRun("mata", ("a", "b"))
 RULES = ("inductive", "transductive")
@@ -161,6 +161,27 @@ def test_other_settings_find_nothing(kept, data, job, search, monkeypatch):
     assert Finished(kept, data, Table(spans=spans)).choice(search) is None
     monkeypatch.setattr(finished, "engine", lambda: "of tomorrow")
     assert (done.outcome(job), done.choice(search)) == (None, None)
+
+
+def attempt(search, x=0.25, fold="1"):
+    return Attempt(search.number, {"dropout": x}, fold, 0.5, 2.0, {"b": 3})
+
+
+def test_what_was_tried_is_found_by_a_search_of_another_number_of_trials(kept, data, search):
+    done = Finished(kept, data, Table())
+    for one in (attempt(search), attempt(search, 0.5), attempt(search)):
+        done.keep_choice(search, one)
+    done.keep_choice(search, choice(search))
+    again = replace(search, number=3, trials=16)
+    tried = (attempt(again), attempt(again, 0.5))
+    assert Finished(kept, data, Table()).attempts(again) == tried
+    done = Finished(kept, data, Table())
+    more = replace(again, seen=done.attempts(again))
+    done.keep_choice(more, attempt(more, 0.75))
+    found = Finished(kept, data, Table()).attempts(search)
+    assert [one.chosen["dropout"] for one in found] == [0.25, 0.5, 0.75]
+    for changed in (*PLACES.values(), {"rule": RULES[1]}):
+        assert Finished(kept, data, Table()).attempts(replace(search, **changed)) == ()
 
 
 def test_columns_that_a_system_does_not_see_do_not_matter(kept, data, job):

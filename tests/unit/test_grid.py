@@ -208,6 +208,22 @@ def test_tuned_trainings_are_others_and_are_found_again(evaluate):
     assert evaluate()[1] == 0  # what is not tuned does not know of layers
 
 
+def test_more_trials_train_only_what_fewer_have_not(evaluate, log):
+    pytest.importorskip("optuna")
+    one = {"runs": RUNS[:1]}
+    evaluate(tune=6, **one)
+    fewer = set(log.read_text().splitlines())
+    more, trained = evaluate(tune=12, **one)
+    assert fewer.isdisjoint(log.read_text().splitlines())
+    assert trained > 0
+    again, trained = evaluate(tune=6, **one)
+    assert trained == 0
+    anew, _ = evaluate(tune=12, saved=None, **one)
+    assert anew.tunings == more.tunings
+    assert anew.frame.equals(more.frame)
+    assert [t.trials for t in (*again.tunings, *more.tunings)] == [6] * FOLDS + [12] * FOLDS
+
+
 def test_every_seed_of_a_fold_is_trained_with_what_the_fold_chose(evaluate, log):
     pytest.importorskip("optuna")
     tuned, _ = evaluate(tune=4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from dataclasses import replace
 from types import SimpleNamespace
@@ -109,6 +110,28 @@ def test_it_is_the_same_every_time_and_another_with_another_seed(data, fold):
     one, again = (tune(search(fold), data, Table()) for _ in range(2))
     assert one == again
     assert tune(search(fold, seed=1), data, Table()).chosen != one.chosen
+
+
+def test_more_trials_begin_as_fewer(data, fold):
+    tables, uars = [], []
+    for trials in (4, 8, 16, 20):
+        tables.append(Table())
+        uars.append(tune(search(fold, trials), data, tables[-1]).uar)
+    logs = [[x for x, *_ in table.log] for table in tables]
+    for fewer, more in itertools.pairwise(logs):
+        assert more[: len(fewer)] == fewer
+        assert len(more) > len(fewer)
+    assert uars == sorted(uars)
+
+
+def test_only_what_it_uses_of_earlier_searches_counts_as_its_time(data, fold):
+    *tried, first = search_pack([search(fold, trials=4)], data, Table())
+    other = replace(tried[0], chosen={"x": 0.123})
+    seen = tuple(replace(one, elapsed=1e3) for one in (*tried, other))
+    *again, choice = search_pack([replace(search(fold, trials=4), seen=seen)], data, Table())
+    assert choice.tuning == first.tuning
+    assert again == list(seen[:-1])
+    assert 0 <= choice.elapsed - 1e3 * len(tried) < 1e3
 
 
 def test_the_test_part_plays_no_part(data, fold):
