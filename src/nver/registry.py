@@ -1,24 +1,20 @@
 """Tables of named parts, and how a name finds its part.
 
 A table maps a name to ``"module:attribute"``; entry points of the same group add the parts of other
-packages. Nothing is imported before it is asked for, so listing the names costs nothing. A part of
-the user's own is a class in a file, ``FILE.py:CLASS``, which is run.
+packages. Nothing is imported before it is asked for, so listing the names costs nothing.
 """
 
 from __future__ import annotations
 
 import difflib
 import importlib
-import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from importlib.metadata import entry_points
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from nver.errors import MissingExtraError, NverError, UnknownNameError
+from nver.errors import MissingExtraError, UnknownNameError
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
@@ -99,50 +95,3 @@ class Registry:
             raise unknown(self.kind, name, known)
         module, _, attribute = known[name].partition(":")
         return getattr(importlib.import_module(module), attribute)
-
-
-def path_of(name: str) -> Path:
-    """Return the file of ``FILE.py:CLASS``."""
-    return Path(name.rpartition(":")[0]).expanduser().resolve()
-
-
-def from_file(name: str, refused: type[NverError]) -> Callable[..., Any]:
-    """Return what ``FILE.py:CLASS`` names; the same object while the file's text is the same.
-
-    Raises
-    ------
-    refused
-        If there is no such file, it cannot be run, or it is neither a class nor a function.
-    UnknownNameError
-        If the file has nothing of that name.
-    """
-    path, attribute = path_of(name), name.rpartition(":")[2]
-    if not path.is_file():
-        raise refused(f"'{name}' must be FILE.py:CLASS, and there is no file {path}.")
-    try:
-        module = _run(path, path.read_bytes())
-    except Exception as error:
-        raise refused(f"{path} cannot be run: {type(error).__name__}: {error}") from error
-    if not hasattr(module, attribute):
-        made = [
-            known
-            for known, value in vars(module).items()
-            if getattr(value, "__module__", None) == module.__name__
-        ]
-        raise unknown(f"class of {path.name}", attribute, made)
-    found: Callable[..., Any] = getattr(module, attribute)
-    if not callable(found):
-        raise refused(
-            f"'{name}' must name a class or function, '{attribute}' is a {type(found).__name__}."
-        )
-    return found
-
-
-@lru_cache(maxsize=32)
-def _run(path: Path, text: bytes) -> ModuleType:
-    name = f"nver_own_{path.stem}"
-    module = ModuleType(name)
-    module.__file__ = str(path)
-    sys.modules[name] = module  # dataclasses of the file look themselves up there
-    exec(compile(text, path, "exec"), vars(module))  # noqa: S102 - the user's own file
-    return module

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from nver.errors import SettingsError, UnknownNameError
-from nver.registry import Registry, path_of, unknown
+from nver.own_code import code_of
+from nver.registry import Registry, unknown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -148,8 +149,7 @@ def get_system(name: str) -> SystemSpec:
     if name in SYSTEMS:
         return SYSTEMS[name]
     if ".py:" in name:
-        path = path_of(name)
-        return _of_class(name, path.read_bytes() if path.is_file() else b"")
+        return _of_class(name, code_of(name))
     if name.endswith(".py"):
         raise SettingsError(f"A fusion of your own is named FILE.py:CLASS, '{name}' has no class.")
     if name in (others := other_fusions()):
@@ -169,13 +169,13 @@ def other_fusions() -> tuple[str, ...]:
 
 
 @lru_cache(maxsize=64)
-def _of_class(name: str, text: bytes | None = None) -> SystemSpec:
-    """Return the facts of a fusion by its class; `text` is what its file holds."""
+def _of_class(name: str, code: str | None = None) -> SystemSpec:
+    """Return the facts of a fusion by its class; `code` is the hash of its file."""
     from nver.fusion import fusion_class
 
     found = fusion_class(name)
     summary = (found.__doc__ or "a fusion").strip().splitlines()[0].rstrip(".")
-    code = _package_hash(found) if text is None else hashlib.sha256(text).hexdigest()
+    code = _package_hash(found) if code is None else code
     rules = _BOTH if found.couples else ("",)
     return SystemSpec(name, summary, "fusion", {"fusion": name}, rules, code)
 

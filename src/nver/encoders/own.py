@@ -18,12 +18,13 @@ import numpy as np
 
 from nver.audio import Waveform
 from nver.encoders.base import Encoder, EncoderCard
-from nver.encoders.checkpoint import CONFIG_FILE, read_json, sha256_of
+from nver.encoders.checkpoint import CONFIG_FILE, read_json
 from nver.encoders.hub import HUB_ID, reach, refusal
 from nver.encoders.network import require_network
 from nver.errors import CheckpointError, EncoderError
 from nver.home import weights_folders
-from nver.registry import from_file, nearest, path_of, require
+from nver.own_code import code_of, from_file
+from nver.registry import nearest, require
 from nver.shapes import Embeddings, Mono
 
 TYPES = {
@@ -47,16 +48,16 @@ TYPES = {
 
 
 class FromFile(Encoder):
-    """An encoder of a file, whose fingerprint follows the file's text.
+    """An encoder of a file, whose fingerprint follows the file's code.
 
-    Whoever changes the file and runs it again must not meet the embeddings of the old one.
+    Whoever changes it and runs it again must not meet the embeddings of the old one.
 
     Parameters
     ----------
     inner : Encoder
         What the file's class built.
     digest : str
-        SHA-256 of the file.
+        Of `nver.own_code.code_of`.
     """
 
     def __init__(self, inner: Encoder, digest: str) -> None:
@@ -91,7 +92,7 @@ def builder_in(name: str) -> Callable[..., Any]:
     Raises
     ------
     EncoderError
-        As `nver.registry.from_file`, or if the class lacks a member.
+        As `nver.own_code.from_file`, or if the class lacks a member.
     UnknownNameError
         If the file has nothing of that name.
     """
@@ -102,7 +103,7 @@ def builder_in(name: str) -> Callable[..., Any]:
             f"Encoder '{name}' lacks {' and '.join(lacking)}: a class needs card, features and "
             "embed."
         )
-    digest = sha256_of(path_of(name))
+    digest = code_of(name)
 
     @wraps(build)
     def built(*args: Any, **options: Any) -> Any:

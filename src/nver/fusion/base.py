@@ -14,7 +14,7 @@ from nver.errors import SettingsError
 from nver.fusion.coupling import BatchCoupling, Coupling, Latents, Moved, TransportSettings
 from nver.fusion.table import FUSIONS
 from nver.heads import HIDDEN, Batch, ConvTrunk, Hidden, Linear
-from nver.registry import from_file
+from nver.own_code import from_file
 
 BRANCH_WIDTH = 120
 """Width of every branch (arXiv 2409.14221)."""
