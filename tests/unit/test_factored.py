@@ -18,9 +18,12 @@ F64 = torch.float64
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
-@pytest.mark.parametrize(("out", "at_once"), [(1, 1), (5, 14), (6, 21), (6, 1000)])
-def test_a_step_is_torchs_adamw(monkeypatch, dtype, out, at_once):
-    """Blocks of one row, of two with one left over, of three, and all rows at once."""
+@pytest.mark.parametrize(
+    ("out", "at_once", "width"),
+    [(1, 1, 7), (5, 14, 7), (6, 21, 7), (6, 1000, 7), (6, 1, 64), (9, 1, 1088)],
+)
+def test_a_step_is_torchs_adamw(monkeypatch, dtype, out, at_once, width):
+    """Blocks of one row, of two with one left over, of three, all rows at once; tiles."""
     assert loops_work(dtype)
     monkeypatch.setattr(factored, "AT_ONCE", at_once)
     generator = torch.Generator().manual_seed(0)
@@ -28,12 +31,13 @@ def test_a_step_is_torchs_adamw(monkeypatch, dtype, out, at_once):
     def draw(*shape):
         return torch.randn(*shape, generator=generator, dtype=F64).to(dtype)
 
-    weight = draw(out, 7)
+    weight = draw(out, width)
     theirs = weight.clone().requires_grad_()
     reference = torch.optim.AdamW([theirs], lr=0.1, weight_decay=0.5, foreach=False)
     first, second = torch.zeros_like(weight), torch.zeros_like(weight)
     for count in (1, 2, 3):
-        factors = [(draw(rows, out), draw(rows, 7)) for rows in (4, 1)[: 1 + count % 2]]
+        parts = (4, 1)[: 1 + count % 2]
+        factors = [(draw(out, rows).mT, draw(width, rows).mT) for rows in parts]
         theirs.grad = sum(g.mT @ x for g, x in factors)
         reference.step()
         move_weights(weight, first, second, factors, optimiser._move_of(0.1, count, 0.5))
