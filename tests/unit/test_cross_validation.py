@@ -16,16 +16,6 @@ from nver.splits import Fold, make_folds
 from unit.toy_systems import LABELS, Centroids, NotANumber, Systems, run, toy, validate
 
 
-@pytest.fixture
-def data():
-    return toy()
-
-
-@pytest.fixture
-def folds(data):
-    return make_folds("speaker", data.y, data.speakers, k=3)
-
-
 def test_every_clip_is_predicted_once_per_system_and_seed(data, folds):
     predictions = validate(data, run("lda", "seeded"), folds, seeds=(0, 1, 2))
     frame = predictions.frame

@@ -14,19 +14,8 @@ import pytest
 
 from nver.cross_validation import SystemRun, cross_validate
 from nver.scores import scores
-from nver.splits import make_folds
 from unit import toy_systems
-from unit.toy_systems import run, toy, validate
-
-
-@pytest.fixture
-def data():
-    return toy()
-
-
-@pytest.fixture
-def folds(data):
-    return make_folds("speaker", data.y, data.speakers, k=3)
+from unit.toy_systems import run, validate
 
 
 @pytest.fixture
