@@ -2,8 +2,8 @@
 
 Among four tokens attention is a product of 4 x 15 by 15 x 4 numbers per clip and head: too small
 for a matrix product each. Here clips are the innermost axis, so that all of it is elementwise over
-contiguous rows, and only the projections are matrix products. On a CPU compiled loops (`loops`) do
-it each way; torch operations do it elsewhere and where numba is missing.
+contiguous rows, and only the projections are matrix products. On a CPU compiled loops
+(`attention_members`) do it each way; torch operations do it elsewhere and where numba is missing.
 
 All is one operation for torch: with some thirty small ones, their dispatch would cost as much.
 """
@@ -12,21 +12,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple, final
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int16
+from jaxtyping import Float, Int16, Int64
 from torch import Tensor
 
-from nver.fusion import loops, residual
+from nver.fusion import attention_members, residual
+from nver.fusion.attention_loops import LINE
 from nver.fusion.batch_plans import ONE
 from nver.heads.loops import run
 from nver.heads.products import accumulate, multiply, multiply_add, sums
+from nver.scaling.blas import product_address
 
 HEADS = 8
 FIRST_TOKEN = 7
 """Place of the first token among the arguments of `_Attend`."""
+KEPT = len(attention_members.Kept._fields)
 
 
 class Drop(NamedTuple):
@@ -77,7 +81,7 @@ class Known(NamedTuple):
 
 @final
 class _Attend(torch.autograd.Function):
-    """Tokens [members, clips, width] and images of them: all attend, all are normalised.
+    """Tokens [members, clips, width] and images of them attend and are normalised, by torch.
 
     An image of token s is T x_s, T [members, clips, clips]. Its projections are the images of those
     of s, which costs a quarter of projecting it.
@@ -108,12 +112,9 @@ class _Attend(torch.autograd.Function):
         for k, (source, image) in enumerate(zip(known.sources, maps, strict=True), own):
             x.append(multiply(image, x[source]))
             multiply(projections[source], image.mT, out=projections[k])
-        ctx.compiled = w_in.device.type == "cpu" and loops_work(w_in.dtype)
-        attend_all = _attend_compiled if ctx.compiled else _attend_torch
-        seen, weights, kept = attend_all(projected, b_in, known)
+        seen, weights, kept = _see(projected, b_in, known)
         joined = multiply(seen.mT, w_out.mT).view(members, len(x), clips, width)
-        norm = residual.compiled if ctx.compiled else residual.plain
-        out, normed, deviations = norm(x, joined, b_out, scale, shift, known.counts)
+        out, normed, deviations = residual.forward(x, joined, b_out, scale, shift, known.counts)
         ctx.known = known
         made = (projected, seen, weights, kept, normed, deviations)
         ctx.save_for_backward(w_in, b_in, w_out, scale, *made, *x[:own], *maps)
@@ -125,13 +126,11 @@ class _Attend(torch.autograd.Function):
         seen, weights, kept, normed, deviations, *rest = made
         own = ctx.known.counts.shape[0] - len(ctx.known.sources)
         x, maps = rest[:own], rest[own:]
-        norm_back = residual.compiled_back if ctx.compiled else residual.plain_back
         given = (gradient.contiguous(), ctx.known.counts, scale, normed, deviations)
-        d_tokens, d_scale, d_shift, d_b_out = norm_back(*given)
+        d_tokens, d_scale, d_shift, d_b_out = residual.backward(*given)
         d_joined = d_tokens.flatten(1, 2)
         d_w_out, d_seen = multiply(d_joined.mT, seen.mT), multiply(w_out.mT, d_joined.mT)
-        back = _back_compiled if ctx.compiled else _back_torch
-        d_projected, d_b_in = back(d_seen, projected, b_in, weights, kept)
+        d_projected, d_b_in = _see_back(d_seen, projected, b_in, weights, kept)
         parts, rows = d_projected.unbind(), list(d_tokens.unbind(1))
         d_maps: list[Tensor | None] = [None] * len(maps)
         for k, (source, image) in enumerate(zip(ctx.known.sources, maps, strict=True), own):
@@ -148,37 +147,108 @@ class _Attend(torch.autograd.Function):
         return None, d_w_in, d_b_in, d_w_out, d_b_out, d_scale, d_shift, *d_own, *d_maps
 
 
-def _attend_compiled(
-    projected: Tensor, b_in: Tensor, known: Known
-) -> tuple[Tensor, Tensor, Tensor]:
-    tokens, members, rows, clips = projected.shape
-    depth, columns = rows // (3 * HEADS), tokens * clips
-    weights = projected.new_empty(members, tokens, HEADS * columns)
-    drop = known.drop
-    kept = weights if drop is None else torch.empty_like(weights)
-    seen = projected.new_empty(members, HEADS * depth, columns)
-    shift, counts = b_in.contiguous(), known.counts
-    bits, levels, shares = drop or (counts, counts, counts)  # are not looked at without levels
-    if drop is not None:
-        bits, shares = bits.contiguous(), shares.to(counts.dtype)
-    given = (projected, shift, counts, bits, levels, shares, weights, kept, seen)
-    sizes = (members, tokens, clips, depth, 0 if drop is None else levels.shape[0], HEADS)
-    loops.attend(sizes, ONE[projected.dtype], tuple([part.data_ptr() for part in given]))
-    return seen, weights, kept
+@final
+class _AttendCompiled(torch.autograd.Function):
+    """The same on a CPU, member by member in compiled loops."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        known: Known,
+        w_in: Tensor,
+        b_in: Tensor,
+        w_out: Tensor,
+        b_out: Tensor,
+        scale: Tensor,
+        shift: Tensor,
+        *given: Tensor,
+    ) -> Tensor:
+        members, clips, width = given[0].shape
+        tokens, images = known.counts.shape[0], len(known.sources)
+        own, new = tokens - images, w_in.new_empty
+        lanes = LINE // w_in.itemsize
+        room = -(-clips // lanes) * lanes
+        layers = [part.contiguous() for part in (w_in, b_in, w_out, b_out, scale, shift)]
+        x = [token.contiguous() for token in given[:own]]
+        maps = [part if part.mT.is_contiguous() else part.contiguous() for part in given[own:]]
+        bits, levels, shares = known.drop or (known.counts,) * 3  # are not looked at without levels
+        if known.drop is not None:
+            bits, shares = bits.contiguous(), shares.to(w_in.dtype)
+        made = (
+            new(members, 3 * width, own * room),
+            new(members, tokens, room, width),
+            new(members, tokens, room),
+        )
+        out = new(members, clips, tokens * width)
+        copies = 0 if known.drop is None else len(levels)
+        ctx.known = known
+        ctx.sizes = (members, tokens, own, clips, width // HEADS, HEADS, copies)
+        ctx.own = own
+        kept = (*layers, known.counts, bits, levels, shares, *made)
+        ctx.save_for_backward(*kept, *x, *maps)
+        attention_members.forward(
+            *_constants(out, ctx.sizes),
+            _addresses(x),
+            _images(known, maps, [None] * images),
+            tuple([part.data_ptr() for part in kept]),
+            out.data_ptr(),
+            residual.EPS,
+        )
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        kept, rest = ctx.saved_tensors[:KEPT], ctx.saved_tensors[KEPT:]
+        x, maps = rest[: ctx.own], rest[ctx.own :]
+        w_in, b_in, w_out = kept[:3]
+        gradient = gradient.contiguous()
+        d_w_in, d_b_in, d_w_out = (torch.empty_like(part) for part in kept[:3])
+        members, width = b_in.shape[0], w_out.shape[1]
+        sums = w_in.new_empty(members, 3, width)
+        d_x = [torch.empty_like(token) for token in x]
+        wanted = ctx.needs_input_grad[FIRST_TOKEN + ctx.own :]
+        d_maps = [
+            part.new_empty(part.shape) if want else None
+            for part, want in zip(maps, wanted, strict=True)
+        ]
+        made = (gradient, d_w_in, d_b_in, d_w_out, sums)
+        attention_members.backward(
+            *_constants(gradient, ctx.sizes),
+            _addresses(x),
+            _images(ctx.known, maps, d_maps),
+            tuple([part.data_ptr() for part in kept]),
+            tuple([part.data_ptr() for part in made]),
+            _addresses(d_x),
+        )
+        d_scale, d_shift, d_b_out = sums.unbind(1)
+        return None, d_w_in, d_b_in, d_w_out, d_b_out, d_scale, d_shift, *d_x, *d_maps
 
 
-def _back_compiled(
-    d_seen: Tensor, projected: Tensor, b_in: Tensor, weights: Tensor, kept: Tensor
-) -> tuple[Tensor, Tensor]:
-    tokens, members, rows, clips = projected.shape
-    d_projected, d_shift = torch.empty_like(projected), torch.empty_like(b_in)
-    given = (d_seen, projected, b_in.contiguous(), weights, kept, d_projected, d_shift)
-    sizes = (members, tokens, clips, rows // (3 * HEADS), 0, HEADS)
-    loops.attend_back(sizes, ONE[projected.dtype], tuple([part.data_ptr() for part in given]))
-    return d_projected, d_shift
+def _constants(like: Tensor, sizes: tuple[int, ...]) -> tuple[int, Any, tuple[int, ...]]:
+    return product_address(like.dtype), ONE[like.dtype], sizes
 
 
-def _attend_torch(projected: Tensor, b_in: Tensor, known: Known) -> tuple[Tensor, Tensor, Tensor]:
+def _addresses(tensors: Sequence[Tensor]) -> np.ndarray:
+    return np.array([tensor.data_ptr() for tensor in tensors], np.int64)
+
+
+def _images(
+    known: Known, maps: Sequence[Tensor], d_maps: Sequence[Tensor | None]
+) -> Int64[np.ndarray, "images 4"]:
+    """Return what `attention_members` is told about images."""
+    told = [
+        (
+            part.data_ptr(),
+            not part.is_contiguous(),
+            source,
+            0 if gradient is None else gradient.data_ptr(),
+        )
+        for part, source, gradient in zip(maps, known.sources, d_maps, strict=True)
+    ]
+    return np.array(told, np.int64).reshape(-1, 4)
+
+
+def _see(projected: Tensor, b_in: Tensor, known: Known) -> tuple[Tensor, Tensor, Tensor]:
     queries, keys, values = _by_heads(projected, b_in)
     scores = _products(queries, keys).mul_(1 / math.sqrt(queries.shape[2]))
     scores.add_(known.counts.log().unsqueeze(-1))
@@ -187,7 +257,7 @@ def _attend_torch(projected: Tensor, b_in: Tensor, known: Known) -> tuple[Tensor
     return _mix(kept, values).flatten(1, 2).flatten(2), weights, kept
 
 
-def _back_torch(
+def _see_back(
     d_seen: Tensor, projected: Tensor, b_in: Tensor, weights: Tensor, kept: Tensor
 ) -> tuple[Tensor, Tensor]:
     queries, keys, values = _by_heads(projected, b_in)
@@ -232,7 +302,9 @@ def attend(
     maps : sequence of float [members, clips, clips]
         T of each image.
     """
-    out: Tensor = _Attend.apply(known, *layers, *x, *maps)  # type: ignore[no-untyped-call]
+    compiled = x[0].is_cpu and x[0].dtype in ONE and loops_work(x[0].dtype)
+    kind = _AttendCompiled if compiled else _Attend
+    out: Tensor = kind.apply(known, *layers, *x, *maps)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -257,16 +329,25 @@ def _combine(a: Tensor, b: Tensor, axis: int) -> Tensor:
 
 @cache
 def loops_work(dtype: torch.dtype) -> bool:
-    """Return whether the compiled loops run here."""
+    """Return whether the compiled loops run here, and with this BLAS give what torch gives."""
 
     def once() -> None:
-        x = torch.ones(1, 1, 1, HEADS, dtype=dtype)
-        flat, wide = x[0, 0], x.new_ones(1, 3 * HEADS)
-        drop = Drop(flat.view(1, 1, -1).short(), flat[:, :1].short(), flat[0, :1])
-        known, projected = Known(flat[0, :1], drop, ()), wide.view(1, 1, -1, 1)
-        seen, *weights = _attend_compiled(projected, wide, known)
-        _back_compiled(seen, projected, wide, *weights)
-        out, *kept = residual.compiled([x[0]], x.clone(), flat, flat, flat, known.counts)
-        residual.compiled_back(out, known.counts, flat, *kept)
+        draw = torch.Generator().manual_seed(0)
+
+        def some(*shape: int) -> Tensor:
+            return torch.rand(shape, dtype=dtype, generator=draw)
+
+        one, width = some(1), 2 * HEADS
+        bits, levels = torch.ones(1, 3, 4 * HEADS).short(), torch.zeros(1, 2).short()
+        known = Known(torch.cat([one, one]), Drop(bits, levels, torch.cat([one, one])), (0,))
+        layers = [some(1, 3 * width, width), some(1, 3 * width), some(1, width, width)]
+        layers += [some(1, width) for _ in range(3)]
+        given = [part.requires_grad_() for part in (*layers, some(1, 3, width), some(1, 3, 3))]
+        found = []
+        for kind in (_Attend, _AttendCompiled):
+            out = kind.apply(known, *given)  # type: ignore[no-untyped-call]
+            found.append((out, *torch.autograd.grad(out.square().sum(), given)))
+        if not all(map(partial(torch.allclose, rtol=1e-3, atol=1e-3), *found)):
+            raise ArithmeticError("its products are not torch's")
 
     return run("Attention", once)

@@ -1,7 +1,7 @@
-"""The loops of a residual and its LayerNorm, for the CPU.
+"""The loops of a residual and its LayerNorm over one member's tokens, for the CPU.
 
-Numba compiles them; arrays are C-contiguous. `nver.fusion.residual` has the same as torch
-operations. One array is written per loop: with more the compiler does not vectorise.
+Numba compiles them. `nver.fusion.residual` has the same as torch operations. One array is written
+per loop: with more the compiler does not vectorise.
 """
 
 # ruff: noqa: ANN001, ANN201, ANN202 - numba takes the types from the calls
@@ -13,7 +13,7 @@ from typing import no_type_check
 
 import numpy as np
 
-from nver.scaling.compiled import carray, compiled, compiled_and_kept, pointer
+from nver.scaling.compiled import compiled
 
 
 @compiled
@@ -66,36 +66,26 @@ def _scaled(row, factor, more, out):
         out[w] = row[w] * factor[w] + more[w]
 
 
-@compiled_and_kept
+@compiled
 @no_type_check
-def add_and_norm(sizes, one, tokens_at, places, eps):
-    """Turn `normed` + added + token into a normalised row; out is that times weight plus bias.
+def add_and_norm(x, normed, layer, counts, eps, out, scale):
+    """Turn `normed` + added + x into normalised rows; out is these times weight plus bias.
 
-    `sizes` are members, tokens, clips and width; `one` is 1 in the tokens' type. `tokens_at` are
-    the addresses of the tokens [members, clips, width]; `places` those of normed [members, tokens,
-    clips, width]; added, weight, bias [members, width]; counts [tokens], by which all is
-    multiplied; out [members, clips, tokens * width]; scale [members, tokens, clips], one over the
-    deviations.
+    `layer` are added, weight and bias [width]. The shapes: x, normed [tokens, room, width]; counts
+    [tokens], by which all is multiplied; out [clips, tokens * width]; scale [tokens, room], one
+    over the deviations.
     """
-    members, tokens, clips, width = sizes
-    normed = carray(pointer(places[0], one), (members, tokens, clips, width))
-    added = carray(pointer(places[1], one), (members, width))
-    weight = carray(pointer(places[2], one), (members, width))
-    bias = carray(pointer(places[3], one), (members, width))
-    counts = carray(pointer(places[4], one), tokens)
-    out = carray(pointer(places[5], one), (members, clips, tokens * width))
-    scale = carray(pointer(places[6], one), (members, tokens, clips))
-    factor, more = np.empty(width, normed.dtype), np.empty(width, normed.dtype)
-    for m in range(members):
-        for k in range(tokens):
-            _times_number(weight[m], counts[k], factor)
-            _times_number(bias[m], counts[k], more)
-            rows = carray(pointer(tokens_at[k], one), (members, clips, width))[m]
-            for c in range(clips):
-                row = normed[m, k, c]
-                _sum_onto(rows[c], added[m], row)
-                scale[m, k, c] = _normalise(row, eps)
-                _scaled(row, factor, more, out[m, c, k * width : (k + 1) * width])
+    added, weight, bias = layer
+    factor, more = np.empty_like(weight), np.empty_like(weight)
+    width = weight.size
+    for k in range(counts.size):
+        _times_number(weight, counts[k], factor)
+        _times_number(bias, counts[k], more)
+        for c in range(out.shape[0]):
+            row = normed[k, c]
+            _sum_onto(x[k, c], added, row)
+            scale[k, c] = _normalise(row, eps)
+            _scaled(row, factor, more, out[c, k * width : (k + 1) * width])
 
 
 @compiled
@@ -113,33 +103,24 @@ def _normalise_back(gradient, weight, normed, scale, out):
         out[w] = gradient[w] * weight[w] * scale - shared - normed[w] * along
 
 
-@compiled_and_kept
+@compiled
 @no_type_check
-def add_and_norm_back(sizes, one, places):
-    """Set d_x, and what follows it; `sizes` and shapes as forward.
+def add_and_norm_back(gradient, counts, seen, d_x, sums):
+    """Set d_x [tokens, room, width], and the gradients at weight, bias and added [3, width].
 
-    `places` are addresses of the gradient at out, counts, weight, normed, scale, of d_x [members,
-    tokens, clips, width], and of the gradients at weight, bias and `added` [3, members, width].
+    `gradient` is that at out; `seen` are weight, normed and scale of `add_and_norm`.
     """
-    members, tokens, clips, width = sizes
-    gradient = carray(pointer(places[0], one), (members, clips, tokens * width))
-    counts = carray(pointer(places[1], one), tokens)
-    weight = carray(pointer(places[2], one), (members, width))
-    normed = carray(pointer(places[3], one), (members, tokens, clips, width))
-    scale = carray(pointer(places[4], one), (members, tokens, clips))
-    d_x = carray(pointer(places[5], one), (members, tokens, clips, width))
-    sums = carray(pointer(places[6], one), (3, members, width))
+    weight, normed, scale = seen
     sums[:] = 0
     d_weight, d_bias, d_added = sums[0], sums[1], sums[2]
-    factor = np.empty(width, normed.dtype)
-    for m in range(members):
-        for k in range(tokens):
-            _times_number(weight[m], counts[k], factor)
-            for c in range(clips):
-                given, row = gradient[m, c, k * width : (k + 1) * width], normed[m, k, c]
-                for w in range(width):
-                    d_weight[m, w] += given[w] * row[w] * counts[k]
-                for w in range(width):
-                    d_bias[m, w] += given[w] * counts[k]
-                _normalise_back(given, factor, row, scale[m, k, c], d_x[m, k, c])
-                _add_to(d_x[m, k, c], d_added[m])
+    factor, width = np.empty_like(weight), weight.size
+    for k in range(counts.size):
+        _times_number(weight, counts[k], factor)
+        for c in range(gradient.shape[0]):
+            given, row = gradient[c, k * width : (k + 1) * width], normed[k, c]
+            for w in range(width):
+                d_weight[w] += given[w] * row[w] * counts[k]
+            for w in range(width):
+                d_bias[w] += given[w] * counts[k]
+            _normalise_back(given, factor, row, scale[k, c], d_x[k, c])
+            _add_to(d_x[k, c], d_added)

@@ -1,7 +1,7 @@
 """What the loops of `forward` and `backward` share: their compiler, their arrays, an exponential.
 
 Without numba the functions stay what they are, and are not to be called (`AVAILABLE`). What is kept
-on disk holds as long as the loop's own file and the files of this package do. A division by 0 gives
+on disk holds as long as the files of the loop's package and of this one do. A division by 0 gives
 infinity or NaN, as numpy's does: a test for it would keep the loop from the vector unit.
 """
 
@@ -54,27 +54,27 @@ def compiled_and_kept(function: F) -> F:
         )
     except RuntimeError:  # no such folder can be written to
         return compiled(function)
-    _stamp(made)
+    _stamp(made, Path(function.__code__.co_filename).parent)
     return cast(F, made)
 
 
-def _stamp(made: Any) -> None:
+def _stamp(made: Any, folder: Path) -> None:
     """Let what is kept hold only for these sources.
 
     Numba looks at the time of the function's own file; loops call functions of other files.
     """
     try:
         kept = made._cache._cache_file
-        kept._source_stamp = (kept._source_stamp, _sources())
+        kept._source_stamp = (kept._source_stamp, _sources(folder), _sources(Path(__file__).parent))
     except AttributeError:  # another numba: then as it does by itself
         return
 
 
 @cache
-def _sources() -> str:
+def _sources(folder: Path) -> str:
     """Return a digest of the files of which functions are called by loops of other files."""
     digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    for path in sorted(folder.glob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
@@ -215,6 +215,13 @@ def aligned(rows, columns, like):
     space = np.empty(rows * columns + 64 // like.itemsize, like.dtype)
     skip = -space.ctypes.data % 64 // like.itemsize
     return space[skip : skip + rows * columns].reshape(rows, columns)
+
+
+@compiled
+@no_type_check
+def address(array):
+    """Return where an array lies; numba's own number has no sign, and plus another is a float."""
+    return np.int64(array.ctypes.data)
 
 
 @compiled

@@ -16,7 +16,7 @@ from nver.scaling.compiled import intrinsic_of
 from nver.scaling.vectors import Code, cgutils, ir, types
 
 
-class _Exponential:
+class Exponential:
     """Writes exp of vectors of 8 float64: Cody & Waite's reduction by ln 2, Taylor's polynomial.
 
     The result has the precision of the element type that it is for.
@@ -60,7 +60,7 @@ class _Exponential:
         return builder.bitcast(builder.add(builder.bitcast(p, self.bits), power), self.wide)
 
 
-class _Scores(_Exponential):
+class _Scores(Exponential):
     """Walks over v - scale * cost in float64, 8 at a time; a rest of fewer is left out."""
 
     def __init__(self, code: Code, kinds: tuple[Any, Any], given: tuple[Any, Any, Any]) -> None:
