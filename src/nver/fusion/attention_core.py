@@ -175,7 +175,7 @@ class _AttendCompiled(torch.autograd.Function):
         if known.drop is not None:
             bits, shares = bits.contiguous(), shares.to(w_in.dtype)
         made = (
-            new(members, 3 * width, own * room),
+            new(members, 3 * width, tokens * room),
             new(members, tokens, room, width),
             new(members, tokens, room),
         )

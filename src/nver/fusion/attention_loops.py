@@ -105,30 +105,16 @@ def desk_in(room, sizes, copies):
 
 @compiled
 @no_type_check
-def _projections(where, sizes, row, token):
-    """Return where a row of a token's projections starts, and how far it is to the next row.
-
-    `where` are the tokens' that are no images, [3 width, own, room], and the images'.
-    """
-    if token < sizes.own:
-        at, step = where[0], sizes.own * sizes.room * sizes.size
-    else:
-        at, step = where[1], (sizes.tokens - sizes.own) * sizes.room * sizes.size
-        token -= sizes.own
-    return at + row * step + token * sizes.room * sizes.size, step
-
-
-@compiled
-@no_type_check
-def _take_head(one, sizes, where, shift, first, chunk, desk):
+def _take_head(one, sizes, projected, shift, first, chunk, desk):
     """Fetch a head's queries, keys and values, from row `first` on, and add their bias."""
-    width = sizes.heads * sizes.depth
+    width, token = sizes.heads * sizes.depth, sizes.room * sizes.size
+    step = sizes.tokens * token
     for part in range(3):
+        row = part * width + first
         for k in range(sizes.tokens):
-            at, step = _projections(where, sizes, part * width + first, k)
-            more = shift + (part * width + first) * sizes.size
+            at = projected + row * step + k * token + chunk * LINE
             out = desk.queries + (part * sizes.tokens + k) * sizes.depth * LINE
-            lines.take(one, at + chunk * LINE, step, more, sizes.depth, out)
+            lines.take(one, at, step, shift + row * sizes.size, sizes.depth, out)
 
 
 @compiled
@@ -163,11 +149,11 @@ def _see(one, sizes, first, chunk, desk, seen):
 
 @compiled
 @no_type_check
-def attend(one, sizes, where, shift, how, desk, seen):
+def attend(one, sizes, projected, shift, how, desk, seen):
     """Set what every token of a member sees, by its weights."""
     for head in range(sizes.heads):
         for chunk in range(sizes.room * sizes.size // LINE):
-            _take_head(one, sizes, where, shift, head * sizes.depth, chunk, desk)
+            _take_head(one, sizes, projected, shift, head * sizes.depth, chunk, desk)
             _weigh(one, sizes, how, head, chunk, desk)
             _see(one, sizes, head * sizes.depth, chunk, desk, seen)
 
@@ -191,14 +177,13 @@ def _score_back(one, sizes, how, d_seen, first, chunk, desk):
 
 @compiled
 @no_type_check
-def _head_back(one, sizes, first, chunk, desk, where):
+def _head_back(one, sizes, first, chunk, desk, d_projected):
     """Set the gradients at a head's projections, and add them to their sums over tokens."""
-    tokens, depth = sizes.tokens, sizes.depth
-    width = sizes.heads * depth
+    tokens, depth, token = sizes.tokens, sizes.depth, sizes.room * sizes.size
+    width, step = sizes.heads * depth, tokens * token
     for k in range(tokens):
         by_query, by_key, over = k * tokens * LINE, k * LINE, (tokens, depth)
-        at, step = _projections(where, sizes, first, k)
-        at += chunk * LINE
+        at = d_projected + first * step + k * token + chunk * LINE
         down = (LINE, depth * LINE, step)
         across = (tokens * LINE, depth * LINE, step)
         lines.mix(one, desk.d_scores + by_query, desk.keys, down, over, at)
@@ -213,23 +198,23 @@ def _head_back(one, sizes, first, chunk, desk, where):
 
 @compiled
 @no_type_check
-def attend_back(one, sizes, where, shift, how, desk, made):
+def attend_back(one, sizes, projected, shift, how, desk, made):
     """Set what a member's tokens see again, and the gradients at projections and their bias.
 
-    `made` are the address of that at what is seen, of what is seen, those of the gradients as
-    `where`, and the gradient at the bias [3 width].
+    `made` are the addresses of that at what is seen, of what is seen, and of the gradient at the
+    projections, and the gradient at the bias [3 width].
     """
-    d_seen, seen, d_where, d_shift = made
+    d_seen, seen, d_projected, d_shift = made
     depth, width = sizes.depth, sizes.heads * sizes.depth
     for head in range(sizes.heads):
         first = head * depth
         lines.clear(one, desk.sums, 3 * depth)
         for chunk in range(sizes.room * sizes.size // LINE):
-            _take_head(one, sizes, where, shift, first, chunk, desk)
+            _take_head(one, sizes, projected, shift, first, chunk, desk)
             _weigh(one, sizes, how, head, chunk, desk)
             _see(one, sizes, first, chunk, desk, seen)
             _score_back(one, sizes, how, d_seen, first, chunk, desk)
-            _head_back(one, sizes, first, chunk, desk, d_where)
+            _head_back(one, sizes, first, chunk, desk, d_projected)
         for part in range(3):
             for d in range(depth):
                 line = desk.sums + (part * depth + d) * LINE

@@ -1,8 +1,8 @@
 """Attention among few tokens with its matrix products, one member after the other, for the CPU.
 
-Numba compiles it. For the way back a member keeps what is dear: the projections of the tokens that
-are no images, and what the LayerNorm saw. The rest is computed again, in the cache; to write it,
-and to read it when the other members have passed, takes longer.
+Numba compiles it. For the way back a member keeps the projections and what the LayerNorm saw.
+Weights are computed again, in the cache; to write them, and to read them when the other members
+have passed, takes longer.
 """
 
 # ruff: noqa: ANN001, ANN201, ANN202 - numba takes the types from the calls
@@ -37,9 +37,9 @@ class Kept(NamedTuple):
 
     The shapes: w_in [members, 3 width, width]; b_in [members, 3 width]; w_out [members, width,
     width]; b_out, scale, shift [members, width]; counts [tokens]; bits int16 [members, clips, heads
-    tokens tokens]; levels int16 [copies, tokens]; shares [tokens]; projected [members, 3 width, own
-    room]; normed [members, tokens, room, width]; deviations, of which it is one over [members,
-    tokens, room].
+    tokens tokens]; levels int16 [copies, tokens]; shares [tokens]; projected [members, 3 width,
+    tokens room]; normed [members, tokens, room, width]; deviations, of which it is one over
+    [members, tokens, room].
     """
 
     w_in: int
@@ -87,15 +87,12 @@ class Room(NamedTuple):
     ----------
     x : [tokens, room, width]
         All tokens.
-    imaged : [3 width, images room]
-        Projections of images.
     seen : [width, tokens room]
     drawn : int16 [heads tokens tokens, room]
     desk : lines
     """
 
     x: np.ndarray
-    imaged: np.ndarray
     seen: np.ndarray
     drawn: np.ndarray
     desk: np.ndarray
@@ -130,14 +127,12 @@ def _new_room(sizes, like):
     """Return it, with zeros where there are no clips; `like` has the numbers' type."""
     tokens, width, lanes = sizes.tokens, sizes.heads * sizes.depth, LINE // sizes.size
     x = aligned(tokens * sizes.room, width, like)
-    imaged = aligned(3 * width, (tokens - sizes.own) * sizes.room, like)
     drawn = np.zeros((sizes.heads * tokens**2, sizes.room), np.int16)
     if sizes.room > sizes.clips:
         x[:] = 0
-        imaged[:] = 0
     seen = aligned(width, tokens * sizes.room, like)
     x = x.reshape(tokens, sizes.room, width)
-    return Room(x, imaged, seen, drawn, aligned(desk_lines(sizes), lanes, like))
+    return Room(x, seen, drawn, aligned(desk_lines(sizes), lanes, like))
 
 
 @compiled
@@ -173,30 +168,24 @@ def _token(sizes, rows, k):
 
 @compiled
 @no_type_check
-def _of_one(sizes, projections, columns, k):
-    """Return the projections of one of so many tokens [3 width, clips]."""
-    return Matrix(projections + k * sizes.room * sizes.size, columns * sizes.room, False)
+def _columns(sizes, projected, k):
+    """Return a token's columns of an array [3 width, tokens room]."""
+    at = projected + k * sizes.room * sizes.size
+    return Matrix(at, sizes.tokens * sizes.room, False)
 
 
 @compiled
 @no_type_check
 def _project(product, one, sizes, m, w_in, images, projected, room):
     """Set the projections of own tokens, and of their images: these are images of projections."""
-    width, own, zero = sizes.heads * sizes.depth, sizes.own, one - one
-    x = Matrix(address(room.x), width, True)
-    out = Matrix(projected, own * sizes.room, False)
-    lengths = (3 * width, own * sizes.room, width)
-    multiply(product, one, w_in, x, out, lengths, zero)
-    _project_images(product, one, sizes, m, images, projected, room)
-
-
-@compiled
-@no_type_check
-def _project_images(product, one, sizes, m, images, projected, room):
-    width, clips, zero = sizes.heads * sizes.depth, sizes.clips, one - one
+    width, clips, own, zero = sizes.heads * sizes.depth, sizes.clips, sizes.own, one - one
+    if sizes.room > clips:
+        carray(pointer(projected, one), 3 * width * sizes.tokens * sizes.room)[:] = 0
+    x, out = Matrix(address(room.x), width, True), _columns(sizes, projected, 0)
+    multiply(product, one, w_in, x, out, (3 * width, own * sizes.room, width), zero)
     for k in range(images.shape[0]):
-        source = _of_one(sizes, projected, sizes.own, images[k, SOURCE])
-        out = _of_one(sizes, address(room.imaged), images.shape[0], k)
+        source = _columns(sizes, projected, images[k, SOURCE])
+        out = _columns(sizes, projected, own + k)
         turned = _map(sizes, images[k], m, True)
         multiply(product, one, source, turned, out, (3 * width, clips, clips), zero)
 
@@ -227,8 +216,7 @@ def forward(product, one, all_sizes, tokens_at, images, kept, out_at, eps):
             image = _token(sizes, room.x, sizes.own + k)
             straight = _map(sizes, images[k], m, False)
             multiply(product, one, straight, source, image, (clips, width, clips), zero)
-        where = (projected, address(room.imaged))
-        attend(one, sizes, where, b_in, how, desk, address(room.seen))
+        attend(one, sizes, projected, b_in, how, desk, address(room.seen))
         seen = Matrix(address(room.seen), tokens * sizes.room, True)
         joined = _token(sizes, views.normed[m], 0)
         w_out = Matrix(w_out.at, width, True)
@@ -253,7 +241,7 @@ def _of_member(sizes, kept, m):
         Matrix(kept.w_in + m * 3 * width**2 * size, width, False),
         Matrix(kept.w_out + m * width**2 * size, width, False),
         kept.b_in + m * 3 * width * size,
-        kept.projected + m * 3 * width * sizes.own * sizes.room * size,
+        kept.projected + m * 3 * width * sizes.tokens * sizes.room * size,
     )
 
 
@@ -262,22 +250,22 @@ def _of_member(sizes, kept, m):
 def _images_back(product, one, sizes, m, images, projected, room, given):
     """Add what comes from images to the gradients at own tokens, and set those at the maps.
 
-    `given` are the gradients at the projections of own tokens and of images, and at all tokens.
+    `given` are the gradients at the projections and at all tokens.
     """
     width, clips, own = sizes.heads * sizes.depth, sizes.clips, sizes.own
-    owned, imaged, d_tokens = given
+    d_projected, d_tokens = given
     for k in range(images.shape[0]):
         source, straight = images[k, SOURCE], _map(sizes, images[k], m, False)
-        d_image = _of_one(sizes, address(imaged), images.shape[0], k)
+        d_image = _columns(sizes, address(d_projected), own + k)
         d_token = _token(sizes, d_tokens, own + k)
         if images[k, D_MAP] != 0:
             d_map = Matrix(images[k, D_MAP] + m * clips**2 * sizes.size, clips, False)
-            before = _of_one(sizes, projected, own, source)
+            before = _columns(sizes, projected, source)
             turned = Matrix(d_image.at, d_image.columns, True)
             multiply(product, one, turned, before, d_map, (clips, clips, 3 * width), one - one)
             x = Matrix(_token(sizes, room.x, source).at, width, True)
             multiply(product, one, d_token, x, d_map, (clips, clips, width), one)
-        d_source = _of_one(sizes, address(owned), own, source)
+        d_source = _columns(sizes, address(d_projected), source)
         multiply(product, one, d_image, straight, d_source, (3 * width, clips, clips), one)
         turned, d_source = _map(sizes, images[k], m, True), _token(sizes, d_tokens, source)
         multiply(product, one, turned, d_token, d_source, (clips, width, clips), one)
@@ -288,11 +276,11 @@ def _images_back(product, one, sizes, m, images, projected, room, given):
 def _own_back(product, one, sizes, weights, room, given, d_w_in):
     """Set the gradient at w_in, and add what comes through it to that at own tokens."""
     width, rows = sizes.heads * sizes.depth, sizes.own * sizes.room
-    owned, _, d_tokens = given
-    d_projected = Matrix(address(owned), rows, False)
+    d_projected, d_tokens = given
+    owned = _columns(sizes, address(d_projected), 0)
     x, out = Matrix(address(room.x), width, False), Matrix(d_w_in, width, False)
-    multiply(product, one, d_projected, x, out, (3 * width, width, rows), one - one)
-    turned, d_x = Matrix(address(owned), rows, True), _token(sizes, d_tokens, 0)
+    multiply(product, one, owned, x, out, (3 * width, width, rows), one - one)
+    turned, d_x = Matrix(owned.at, owned.columns, True), _token(sizes, d_tokens, 0)
     multiply(product, one, turned, weights, d_x, (rows, width, 3 * width), one)
 
 
@@ -324,23 +312,21 @@ def backward(product, one, all_sizes, tokens_at, images, kept, gradients, d_toke
     d_b_in = carray(pointer(made.b_in, one), (members, 3 * width))
     sums = carray(pointer(made.sums, one), (members, 3, width))
     room, d_room = _new_room(sizes, views.counts), _new_room(sizes, views.counts)
-    d_owned = aligned(3 * width, sizes.own * sizes.room, views.counts)
+    d_projected = aligned(3 * width, n, views.counts)
     how = _weighing(kept, room, sizes, copies, views.shares)
     desk = desk_in(address(room.desk), sizes, copies)
-    given = (d_owned, d_room.imaged, d_room.x)
-    places = (address(d_owned), address(d_room.imaged))
+    given = (d_projected, d_room.x)
     d_seen, seen = address(d_room.seen), address(room.seen)
     for m in range(members):
         w_in, w_out, b_in, projected = _of_member(sizes, kept, m)
         seen_by_norm = (views.scale[m], views.normed[m], views.deviations[m])
         add_and_norm_back(out[m], views.counts, seen_by_norm, d_room.x, sums[m])
         _fetch(one, sizes, m, tokens_at, views.bits[m], room)
-        _project_images(product, one, sizes, m, images, projected, room)
         d_joined = Matrix(address(d_room.x), width, True)
         w_out = Matrix(w_out.at, width, True)
         multiply(product, one, w_out, d_joined, Matrix(d_seen, n, False), (width, n, width), zero)
-        where = (projected, address(room.imaged))
-        attend_back(one, sizes, where, b_in, how, desk, (d_seen, seen, places, d_b_in[m]))
+        d_made = (d_seen, seen, address(d_projected), d_b_in[m])
+        attend_back(one, sizes, projected, b_in, how, desk, d_made)
         d_w_out = Matrix(made.w_out + m * width**2 * size, width, False)
         seen_by_clip = Matrix(seen, n, True)
         multiply(product, one, d_joined, seen_by_clip, d_w_out, (width, width, n), zero)
