@@ -210,6 +210,30 @@ def test_images_are_attended_to_as_tokens_of_their_own(encoders):
         torch.testing.assert_close(a, b, atol=1e-11, rtol=1e-9)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, F64], ids=str)
+@pytest.mark.parametrize("clips", [1, 8, 16, 17, 33])
+def test_any_number_of_clips_attends_as_with_torch(monkeypatch, clips, dtype):
+    """Loops take whole lines of 64 bytes of clips; the matrices that move clips may be turned."""
+    pytest.importorskip("numba")
+    with seeded(0):
+        layers = [SelfAttention(24, token_copies(2)).to(dtype) for _ in range(2)]
+    whole = stack.stack(layers, torch.device("cpu"))
+    latents = [_random(2, clips, 24, seed=s).to(dtype).requires_grad_() for s in range(2)]
+    moving = _random(2, clips, clips, seed=2).softmax(-1).to(dtype).requires_grad_()
+    images = token_images(2, {(0, 1): moving, (1, 0): moving.mT})
+    bits = torch.randint(-(2**15), 2**15, (2, clips, whole.units)).to(torch.int16)
+    inputs = [*latents, moving, *whole.parameters()]
+    found = []
+    for work in (True, False):
+        monkeypatch.setattr(attention_core, "loops_work", lambda _, work=work: work)
+        out = whole(latents, Batch(None, lambda _: bits), images)
+        gradients = torch.autograd.grad(out, inputs, _random(*out.shape, seed=1).to(dtype))
+        found.append((out, *gradients))
+    limit = 1e-11 if dtype == F64 else 2e-4
+    for ours, plain in zip(*found, strict=True):
+        torch.testing.assert_close(ours, plain, atol=limit, rtol=limit)
+
+
 def test_attention_weights_survive_as_if_every_copy_of_a_key_stood_alone():
     """0.9 of a single key's weights, and of two copies 0, 1 or 2 with binomial chances."""
     layer = SelfAttention(16, (2, 0, 1, 3, 1, 0)).double()

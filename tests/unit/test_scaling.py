@@ -231,8 +231,9 @@ def test_what_is_kept_on_disk_holds_for_these_sources_only(tmp_path, monkeypatch
     monkeypatch.syspath_prepend(str(tmp_path))
     twice = importlib.import_module("loop_for_a_test").twice
     found = []
-    for sources in ("old", "old", "new"):
-        monkeypatch.setattr(compiled, "_sources", lambda sources=sources: sources)
+    for text in ("OLD = 1\n", "OLD = 1\n", "NEW = 1\n"):
+        (tmp_path / "neighbour.py").write_text(text, "utf-8")
+        compiled._sources.cache_clear()
         made = compiled.compiled_and_kept(twice)
         assert made(2) == 4
         found.append(sum(made.stats.cache_hits.values()))
