@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from textwrap import fill
 
 import torch
 
@@ -86,6 +87,11 @@ def machine(options: Options, load: float) -> str:
         f"*{when}; {place}; {facts['system']}; {', '.join(packages)}; "
         f"load average {load:.1f} before and {os.getloadavg()[0]:.1f} after.{trial}*"
     )
+
+
+def paragraph(*sentences: str) -> str:
+    """Return sentences as lines of 100 characters at most."""
+    return fill(" ".join(sentences), 100, break_long_words=False, break_on_hyphens=False)
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:

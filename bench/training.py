@@ -283,6 +283,7 @@ def conv(rounds: int, device: str = "cpu") -> None:
         device,
     )
     report("convolutional branches", found, "nver mata")
+    print()
     share("mata", "cnn", found["nver mata"][0], device)
 
 

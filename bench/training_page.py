@@ -7,7 +7,7 @@ import io
 
 import torch
 from bench import same_scores, training
-from bench.page import Options
+from bench.page import Options, paragraph
 
 ABOUT = """{clips} synthetic clips of {classes} Gaussian classes, 768 + 1,024 dimensions,
 {folds} folds, {epochs} epochs of batches of {batch}, {where}.
@@ -39,7 +39,7 @@ def scores(seeds: int) -> list[str]:
     dims = " + ".join(str(view.stop - view.start) for view in same_scores.VIEWS)
     clips = {"clips": same_scores.TRAINING, "rest": training.CLIPS - same_scores.TRAINING}
     said = SAME.format(dims=dims, seeds=seeds, epochs=same_scores.EPOCHS, **clips)
-    return [said, same_scores.scores(seeds)]
+    return [paragraph(said), same_scores.scores(seeds)]
 
 
 def section(options: Options) -> str:
@@ -55,10 +55,11 @@ def section(options: Options) -> str:
         epochs=training.EPOCHS,
         batch=training.BATCH,
     )
-    if on_cpu:
-        about += f" {PERCEPTRON}"
     tables = (training.dense, training.conv)
-    parts = [about, *(printed(table, rounds, options.device) for table in tables)]
+    parts = [
+        paragraph(about, *[PERCEPTRON] * on_cpu),
+        *(printed(table, rounds, options.device) for table in tables),
+    ]
     if on_cpu and not options.quick:
         parts += [
             "Members trained at once and one after the other, after ten epochs:",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from bench import training
-from bench.page import Options, machine, put, table
+from bench.page import Options, machine, paragraph, put, table
 from bench.plain_networks import PlainMata
 
 NAMES = ["first", "second", "first-gpu"]
@@ -28,6 +28,13 @@ def test_the_machine_is_stated():
     said = machine(Options(quick=True, device="cpu", threads=1), 0.5)
     for part in ("UTC", "cores", "GiB", "torch ", "load average 0.5 before", "--quick"):
         assert part in said
+
+
+def test_a_paragraph_has_even_lines():
+    said = paragraph("A *line*\nthat was `broken - here`", "too early. " * 20)
+    lines = said.splitlines()
+    assert all(85 < len(line) <= 100 for line in lines[:-1])
+    assert " ".join(lines).startswith("A *line* that was `broken - here` too early. too early.")
 
 
 def test_a_table_is_markdown():
