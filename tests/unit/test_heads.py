@@ -88,9 +88,44 @@ def test_the_compiled_blocks_are_two_blocks_and_so_are_their_gradients(clips, di
     torch.testing.assert_close(trunks[1].maps(x[1]), mine[1], **close)
 
 
+@pytest.mark.parametrize("filters", [(32, 64), (64, 128)])
+@pytest.mark.parametrize(("clips", "dim"), [(1, 10), (2, 14), (5, 40), (2, 300)])
+def test_tiles_are_the_blocks_in_float64(filters, clips, dim):
+    """Of one pooled position, of fewer and more than a tile, of more than a block of pairs."""
+    generator = torch.Generator().manual_seed(dim)
+    with seeded(0):
+        whole = stack.stack([ConvTrunk(dim, filters) for _ in range(2)], CPU)
+    x = torch.randn(2, clips, dim, generator=generator)
+    balanced = torch.ones(2, clips, dtype=torch.bool)
+    mine = whole.maps(x, balanced)
+    assert "_TwoBlocks" in type(mine.grad_fn).__name__
+    upstream = torch.randn(mine.shape, generator=generator)
+    got = torch.autograd.grad(mine, list(whole.blocks.parameters()), upstream)
+    exact = whole.double()
+    first, second = exact.blocks
+    theirs = second(first(x.double().unsqueeze(-1)), balanced)
+    expected = torch.autograd.grad(theirs, list(exact.blocks.parameters()), upstream.double())
+    for a, b in zip((mine, *got), (theirs, *expected), strict=True):
+        assert (a - b).abs().max() <= 2e-6 * b.abs().max()
+
+
+@pytest.mark.parametrize("place", [0, 7, 39])
+def test_nan_stays_nan_in_tiles(place):
+    with seeded(0):
+        trunk = ConvTrunk(40, (32, 64))
+    x = torch.zeros(1, 40)
+    x[0, place] = float("nan")
+    expected = trunk.blocks(x.unsqueeze(-1)).isnan()
+    assert torch.equal(trunk.maps(x).isnan(), expected)
+    assert expected.any() == (place < 38)
+
+
 @pytest.mark.parametrize("work", [True, False], ids=["compiled", "torch"])
+@pytest.mark.parametrize("filters", [(3, 5), (32, 64)])
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
-def test_a_bias_that_the_standardisation_takes_away_gets_no_gradient(monkeypatch, dtype, work):
+def test_a_bias_that_the_standardisation_takes_away_gets_no_gradient(
+    monkeypatch, dtype, filters, work
+):
     """Of 9, 4 and 1 clips; the first filter is always above 0, so that its bias moves the mean.
 
     In the second and third member nothing is there to be taken away: it is always 0, or its single
@@ -99,7 +134,7 @@ def test_a_bias_that_the_standardisation_takes_away_gets_no_gradient(monkeypatch
     assert loops_work(dtype)
     monkeypatch.setattr("nver.heads.networks.loops_work", lambda _: work)
     with seeded(0):
-        whole = stack.stack([ConvTrunk(24, (3, 5)).to(dtype) for _ in range(3)], CPU)
+        whole = stack.stack([ConvTrunk(24, filters).to(dtype) for _ in range(3)], CPU)
     whole.blocks[1].bias.data[:, 0] = torch.tensor([9.0, -9.0, 9.0])
     generator = torch.Generator().manual_seed(0)
     present = torch.arange(9) < torch.tensor([9, 4, 1]).unsqueeze(1)

@@ -2,7 +2,8 @@
 
 A few clips pass through both blocks before the next few, forward and back, so that what lies
 between the blocks stays in the cache. The first block has a single channel and is one loop; the
-second is one matrix product and one loop for all else.
+second is one matrix product and one loop for all else. Where vectors are wide and filters many,
+`winograd` does both, which is faster still.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from nver.heads import loops
+from nver.heads import loops, winograd
 from nver.heads.convolution import CLIPS_AT_ONCE, KERNEL
 
 
@@ -41,16 +42,22 @@ class _TwoBlocks(torch.autograd.Function):
         out = x.new_empty(members, clips, pooled, filters_2)
         won_2 = torch.empty_like(out, dtype=torch.int8)
         x = x.contiguous()
-        x_, w_, b_, b_2 = _arrays(x, weight, bias, bias_2)
+        x_, w_, b_, b_2_ = _arrays(x, weight, bias, bias_2)
         between_, won_, out_, won_2_ = _arrays(between, won, out, won_2)
+        ctx.save_for_backward(x, weight_2, between, won, won_2)
+        ctx.balanced = balanced
+        if winograd.fits(x.dtype, filters, filters_2):
+            (kernels,) = _arrays(winograd.transformed(weight_2).flatten(1, 2))
+            for m in range(members):
+                own = w_[m], b_[m], kernels[m], b_2_[m]
+                winograd.forward(x_[m], own, between_[m], won_[m], out_[m], won_2_[m])
+            return out
         windows, product, windows_, product_ = _room(between, filters_2)
         for m, here, rows in _parts(between):
             loops.read(x_[m, here], w_[m], b_[m], between_[m, here], won_[m, here])
             loops.spread(between_[m, here], windows_)
             torch.mm(windows[:rows], weight_2[m], out=product[:rows])
-            loops.pool(product_, b_2[m], out_[m, here], won_2_[m, here])
-        ctx.save_for_backward(x, weight_2, between, won, won_2)
-        ctx.balanced = balanced
+            loops.pool(product_, b_2_[m], out_[m, here], won_2_[m, here])
         return out
 
     @staticmethod
@@ -58,12 +65,23 @@ class _TwoBlocks(torch.autograd.Function):
         x, weight_2, between, won, won_2 = ctx.saved_tensors
         members, filters, filters_2 = len(x), between.shape[3], weight_2.shape[2]
         d_weight, d_bias = x.new_zeros(members, KERNEL, filters), x.new_zeros(members, filters)
-        # Of the second block, transposed: that product is faster.
-        turned, d_bias_2 = torch.zeros_like(weight_2.mT), x.new_zeros(members, filters_2)
-        windows, product, windows_, product_ = _room(between, filters_2)
+        d_bias_2 = x.new_zeros(members, filters_2)
         most = _mostly(won_2, ctx.balanced)
         x_, given, between_, won_, won_2_ = _arrays(x, gradient.contiguous(), between, won, won_2)
         d_w, d_b, d_b_2 = _arrays(d_weight, d_bias, d_bias_2)
+        if winograd.fits(x.dtype, filters, filters_2):
+            kernels = winograd.transformed(weight_2)
+            d_kernels = torch.zeros_like(kernels)
+            turned_, d_k = _arrays(kernels.mT.flatten(1, 2), d_kernels.flatten(1, 2))
+            for m in range(members):
+                made = d_w[m], d_b[m], d_k[m], d_b_2[m]
+                kept = between_[m], won_[m], won_2_[m]
+                winograd.backward(x_[m], given[m], most[m], turned_[m], kept, made)
+            d_weight_2 = winograd.gradient_of_taps(d_kernels)
+            return None, None, d_weight, d_bias, d_weight_2, d_bias_2
+        # Of the second block, transposed: that product is faster.
+        turned = torch.zeros_like(weight_2.mT)
+        windows, product, windows_, product_ = _room(between, filters_2)
         for m, here, rows in _parts(between):
             loops.pool_back(given[m, here], won_2_[m, here], most[m], product_, d_b_2[m])
             loops.spread(between_[m, here], windows_)
@@ -132,10 +150,11 @@ def loops_work(dtype: torch.dtype) -> bool:
     """Return whether the compiled loops run here."""
 
     def once() -> None:
-        shapes = ((1, 3, 1), (1, 1), (1, 3, 1), (1, 1))
-        made = [torch.zeros(shape, dtype=dtype, requires_grad=True) for shape in shapes]
-        with torch.enable_grad():
-            out = two_blocks(torch.zeros(1, 1, 12, dtype=dtype), *made)
-            out.sum().backward()  # type: ignore[no-untyped-call]
+        for a, b in ((1, 1), (32, 64)):
+            shapes = ((1, 3, a), (1, a), (1, 3 * a, b), (1, b))
+            made = [torch.zeros(shape, dtype=dtype, requires_grad=True) for shape in shapes]
+            with torch.enable_grad():
+                out = two_blocks(torch.zeros(1, 1, 12, dtype=dtype), *made)
+                out.sum().backward()  # type: ignore[no-untyped-call]
 
     return loops.run("Convolution", once)
