@@ -4,9 +4,10 @@ Two neighbouring positions of a convolution of width 3 take four products rather
 Gray, "Fast algorithms for convolutional neural networks", CVPR 2016, section 4.1, F(2, 3)): of
 inputs d0 to d3 and the kernel's taps g0 to g2 they are
 
-    (d0 - d2) g0,  (d1 + d2) (g0 + g1 + g2) / 2,  (d2 - d1) (g0 - g1 + g2) / 2,  (d1 - d3) g2
+    (d0 - d2) g0,  (d1 + d2) (g0 + g1 + g2) / 2,  (d2 - d1) (g0 - g1 + g2) / 2,  (d3 - d1) g2
 
-The even position is the sum of the first three, the odd one the second less the third and fourth.
+The even position is the sum of the first three, the odd one the second less the third plus the
+fourth.
 Max-pooling by 2 takes the larger of this very pair, so that a tile of products becomes pooled
 activations without leaving the registers. The way back is the same in reverse. In float32 the
 outcome is that of the plain sums within rounding.
@@ -72,7 +73,7 @@ def forward(x, parameters, between, won, out, won_2):
             count = min(PAIRS, pooled - first)
             for v in range(filters // LANES):
                 tiles.unfold(inner, first, count, room, v * LANES)
-            for column in range(0, filters_2, 2 * LANES):
+            for column in range(0, filters_2, 4 * LANES):
                 for p in range(0, count, 3):
                     if count < 3:
                         for single in range(count):

@@ -118,7 +118,7 @@ def _unfold(typing: Any, inner: Any, first: Any, count: Any, room: Any, column: 
             d = [code.get(code.place(source, code.next(start, i))) for i in range(4)]
             parts = (
                 code.minus(d[0], d[2]), code.plus(d[1], d[2]),
-                code.minus(d[2], d[1]), code.minus(d[1], d[3]),
+                code.minus(d[2], d[1]), code.minus(d[3], d[1]),
             )  # fmt: skip
             for i, part in enumerate(parts):
                 row = builder.add(loop.index, builder.mul(apart, code.integer(i)))
@@ -135,7 +135,7 @@ def _apart(code: Any, kind: Any, value: Any) -> Any:
 
 
 def _pool_of(pairs: int) -> Any:
-    """Return the intrinsic that makes pooled activations of so many pairs and two vectors."""
+    """Return the intrinsic that makes pooled activations of so many pairs and four vectors."""
 
     def pool(typing: Any, room: Any, kernels: Any, bias: Any, out: Any, won: Any, at: Any) -> Any:
         def write(context: Any, builder: Any, signature: Any, given: Any) -> Any:
@@ -149,15 +149,12 @@ def _pool_of(pairs: int) -> Any:
             more = builder.gep(code.array(bias, given[2]).data, [column])
             apart = _apart(code, room, given[0])
             rows = [builder.add(pair, builder.mul(apart, code.integer(i))) for i in range(4)]
-            totals = _four_products(code, inputs, rows, weights, pairs)
-            for p in range(pairs):
+            totals = _even_and_odd(code, inputs, rows, weights, pairs)
+            for p, line in enumerate(zip(*totals, strict=True)):
                 row = code.next(target, p)
-                for v in range(2):
-                    first, plus, minus, last = (builder.load(totals[i][p][v]) for i in range(4))
-                    even = code.plus(code.plus(first, plus), minus)
-                    odd = code.minus(code.minus(plus, minus), last)
+                for v, (even, odd) in enumerate(zip(*line, strict=True)):
                     shift = code.get(code.at(more, code.integer(v)))
-                    value, winner = code.pooled(even, odd, shift)
+                    value, winner = code.pooled(builder.load(even), builder.load(odd), shift)
                     skip = [code.integer(v * code.lanes)]
                     code.put(value, builder.gep(code.place(made, row), skip))
                     code.put(winner, builder.gep(code.place(wins, row), skip), winners=True)
@@ -168,22 +165,30 @@ def _pool_of(pairs: int) -> Any:
     return intrinsic_of(pool)
 
 
-def _four_products(code: Any, inputs: Any, rows: Any, weights: Any, pairs: int) -> Any:
-    """Write the four products of pairs with two vectors of the kernels."""
-    builder = code.builder
-    totals = [[[code.zero() for _ in range(2)] for _ in range(pairs)] for _ in range(4)]
-    terms = inputs[1]
-    starts = [[code.place(inputs, code.next(row, p)) for p in range(pairs)] for row in rows]
-    with cgutils.for_range(builder, terms) as loop:
-        for i in range(4):
-            row = builder.add(loop.index, builder.mul(terms, code.integer(i)))
-            line = code.place(weights, row)
-            parts = [code.load(line, code.integer(v)) for v in range(2)]
-            for p in range(pairs):
-                factor = code.number(starts[i][p], loop.index)
-                for total, part in zip(totals[i][p], parts, strict=True):
-                    code.add_to(total, factor, part)
-    return totals
+def _even_and_odd(code: Any, inputs: Any, rows: Any, weights: Any, pairs: int) -> Any:
+    """Write the sums of a convolution at the two positions of pairs, in four vectors."""
+    builder, terms = code.builder, inputs[1]
+    sums = [[[code.zero() for _ in range(4)] for _ in range(pairs)] for _ in range(2)]
+
+    def add(parts: tuple[int, int]) -> None:
+        with cgutils.for_range(builder, terms) as loop:
+            for part, totals in zip(parts, sums, strict=True):
+                row = builder.add(loop.index, builder.mul(terms, code.integer(part)))
+                vectors = [code.load(code.place(weights, row), code.integer(v)) for v in range(4)]
+                for p, own in enumerate(totals):
+                    start = code.place(inputs, code.next(rows[part], p))
+                    factor = code.number(start, loop.index)
+                    for total, vector in zip(own, vectors, strict=True):
+                        code.add_to(total, factor, vector)
+
+    add((1, 2))  # both positions have these two, the odd one less the second
+    for pair in zip(*sums, strict=True):
+        for even, odd in zip(*pair, strict=True):
+            plus, minus = builder.load(even), builder.load(odd)
+            builder.store(code.plus(plus, minus), even)
+            builder.store(code.minus(plus, minus), odd)
+    add((0, 3))
+    return sums
 
 
 def _pool_back(
@@ -205,7 +210,7 @@ def _pool_back(
             winner = code.get(code.place(wins, row), winners=True)
             even, odd = (code.only(winner, which, value) for which in (EVEN, ODD))
             both = code.plus(even, odd)
-            parts = even, both, code.minus(even, odd), builder.fneg(odd)
+            parts = even, both, code.minus(even, odd), odd
             for i, part in enumerate(parts):
                 own = builder.add(loop.index, builder.mul(apart, code.integer(i)))
                 code.put(part, code.place(target, own))
@@ -291,7 +296,7 @@ def _two_positions(code: Any, given: Any, pair: Any, totals: Any) -> None:
     old = [code.get(code.place(source, code.next(row, i))) for i in range(4)]
     new = [code.get(code.place(source, code.next(row, 4 + i))) for i in range(4)]
     even = code.plus(code.minus(new[0], old[0]), code.plus(old[1], old[2]))
-    odd = code.plus(code.minus(new[1], new[2]), code.minus(new[3], old[3]))
+    odd = code.minus(code.minus(new[1], new[2]), code.minus(new[3], old[3]))
     for i, passed in enumerate((even, odd)):
         position = code.next(builder.mul(pair, code.integer(2)), i)
         winner = code.get(code.place(wins, position), winners=True)
@@ -309,7 +314,7 @@ read = intrinsic_of(_read)
 unfold = intrinsic_of(_unfold)
 """Set the four inputs of `count` pairs from `first` on, in 16 columns."""
 pool_some, pool_one = _pool_of(3), _pool_of(1)
-"""Set pooled activations and winners of three pairs, or one, in 32 columns.
+"""Set pooled activations and winners of three pairs, or one, in 64 columns.
 
 `at` is the pair in `room`, the pair in `out`, and the column.
 """
