@@ -42,14 +42,13 @@ class _TwoBlocks(torch.autograd.Function):
         out = x.new_empty(members, clips, pooled, filters_2)
         won_2 = torch.empty_like(out, dtype=torch.int8)
         x = x.contiguous()
-        x_, w_, b_, b_2_ = _arrays(x, weight, bias, bias_2)
+        x_, w_, b_, w_2_, b_2_ = _arrays(x, weight, bias, weight_2, bias_2)
         between_, won_, out_, won_2_ = _arrays(between, won, out, won_2)
         ctx.save_for_backward(x, weight_2, between, won, won_2)
         ctx.balanced = balanced
         if winograd.fits(x.dtype, filters, filters_2):
-            (kernels,) = _arrays(winograd.transformed(weight_2).flatten(1, 2))
             for m in range(members):
-                own = w_[m], b_[m], kernels[m], b_2_[m]
+                own = w_[m], b_[m], w_2_[m], b_2_[m]
                 winograd.forward(x_[m], own, between_[m], won_[m], out_[m], won_2_[m])
             return out
         windows, product, windows_, product_ = _room(between, filters_2)
@@ -70,14 +69,12 @@ class _TwoBlocks(torch.autograd.Function):
         x_, given, between_, won_, won_2_ = _arrays(x, gradient.contiguous(), between, won, won_2)
         d_w, d_b, d_b_2 = _arrays(d_weight, d_bias, d_bias_2)
         if winograd.fits(x.dtype, filters, filters_2):
-            kernels = winograd.transformed(weight_2)
-            d_kernels = torch.zeros_like(kernels)
-            turned_, d_k = _arrays(kernels.mT.flatten(1, 2), d_kernels.flatten(1, 2))
+            d_weight_2 = torch.zeros_like(weight_2)
+            w_2, d_w_2 = _arrays(weight_2, d_weight_2)
             for m in range(members):
-                made = d_w[m], d_b[m], d_k[m], d_b_2[m]
+                made = d_w[m], d_b[m], d_w_2[m], d_b_2[m]
                 kept = between_[m], won_[m], won_2_[m]
-                winograd.backward(x_[m], given[m], most[m], turned_[m], kept, made)
-            d_weight_2 = winograd.gradient_of_taps(d_kernels)
+                winograd.backward(x_[m], given[m], most[m], w_2[m], kept, made)
             return None, None, d_weight, d_bias, d_weight_2, d_bias_2
         # Of the second block, transposed: that product is faster.
         turned = torch.zeros_like(weight_2.mT)

@@ -20,8 +20,6 @@ from __future__ import annotations
 from typing import no_type_check
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from nver.heads import winograd_tiles as tiles
 from nver.scaling.compiled import aligned, compiled, compiled_and_kept
@@ -37,20 +35,44 @@ def fits(dtype: torch.dtype, filters: int, filters_2: int) -> bool:
     return FAST and dtype == torch.float32 and filters % 32 == 0 and filters_2 % 64 == 0
 
 
-def transformed(weight: Float[Tensor, "members inner out"]) -> Float[Tensor, "members 4 third out"]:
-    """Return the four kernels of the products, from taps [3, third, out] one below the other."""
-    first, middle, last = weight.chunk(3, 1)
-    ends = first + last
-    return torch.stack([first, (ends + middle) / 2, (ends - middle) / 2, last], 1)
+@compiled
+@no_type_check
+def _transform(taps, kernels):
+    """Set the four kernels [4 F, G] of the products, one below the other like taps [3 F, G]."""
+    inner = len(taps) // 3
+    for k in range(inner):
+        for u in range(taps.shape[1]):
+            first, middle, last = taps[k, u], taps[inner + k, u], taps[2 * inner + k, u]
+            ends = first + last
+            kernels[k, u] = first
+            kernels[inner + k, u] = (ends + middle) / 2
+            kernels[2 * inner + k, u] = (ends - middle) / 2
+            kernels[3 * inner + k, u] = last
 
 
-def gradient_of_taps(
-    gradient: Float[Tensor, "members 4 third out"],
-) -> Float[Tensor, "members inner out"]:
-    """Return the gradient at the taps, from that at the four kernels."""
-    first, plus, minus, last = gradient.unbind(1)
-    ends = (plus + minus) / 2
-    return torch.stack([first + ends, (plus - minus) / 2, last + ends], 1).flatten(1, 2)
+@compiled
+@no_type_check
+def _transform_back(kernels, taps):
+    """Add to the gradient at the taps what that at the four kernels says."""
+    inner = len(taps) // 3
+    for k in range(inner):
+        for u in range(taps.shape[1]):
+            plus, minus = kernels[inner + k, u], kernels[2 * inner + k, u]
+            ends = (plus + minus) / 2
+            taps[k, u] += kernels[k, u] + ends
+            taps[inner + k, u] += (plus - minus) / 2
+            taps[2 * inner + k, u] += kernels[3 * inner + k, u] + ends
+
+
+@compiled
+@no_type_check
+def _turn(kernels, turned):
+    """Set each of the four to the transpose of its kernel: [4 F, G] to [4 G, F]."""
+    filters_2, filters = kernels.shape[1], turned.shape[1]
+    for part in range(4):
+        for k in range(filters):
+            for u in range(filters_2):
+                turned[part * filters_2 + u, k] = kernels[part * filters + k, u]
 
 
 @compiled_and_kept
@@ -58,13 +80,13 @@ def gradient_of_taps(
 def forward(x, parameters, between, won, out, won_2):
     """Do both blocks of one member; arrays as `loops.read` and `loops.pool` have them.
 
-    `parameters` are weight, bias, kernels [4 F, G], the transformed weights of the second block,
-    and its bias.
+    `parameters` are weight and bias of the first block, then those of the second.
     """
-    weight, bias, kernels, bias_2 = parameters
+    weight, bias, weight_2, bias_2 = parameters
     clips, pooled, filters_2 = out.shape
     filters = between.shape[2]
-    room = aligned(4 * PAIRS, filters, x)
+    kernels, room = aligned(4 * filters, filters_2, x), aligned(4 * PAIRS, filters, x)
+    _transform(weight_2, kernels)
     for c in range(clips):
         given, inner, wins, made, wins_2 = x[c], between[c], won[c], out[c], won_2[c]
         for v in range(filters // LANES):
@@ -86,17 +108,21 @@ def forward(x, parameters, between, won, out, won_2):
 
 @compiled_and_kept
 @no_type_check
-def backward(x, gradient, most, turned, kept, made):
-    """Add to `made`, the gradients at (weight, bias, kernels, bias_2), what the clips say.
+def backward(x, gradient, most, weight_2, kept, made):
+    """Add to `made`, the gradients at weights and biases of both blocks, what the clips say.
 
-    turned is [4 G, F], the transformed weights of the second block, each transposed; `kept` are
-    between, won and won_2 as `forward` left them; most: see `loops.mostly`.
+    `kept` are between, won and won_2 as `forward` left them; most: see `loops.mostly`.
     """
     between, won, won_2 = kept
-    d_weight, d_bias, d_kernels, d_bias_2 = made
+    d_weight, d_bias, d_weight_2, d_bias_2 = made
     clips, pooled, filters_2 = gradient.shape
     filters = between.shape[2]
     inputs, products = aligned(4 * PAIRS, filters, x), aligned(4 * PAIRS, filters_2, x)
+    kernels, turned = aligned(4 * filters, filters_2, x), aligned(4 * filters_2, filters, x)
+    _transform(weight_2, kernels)
+    _turn(kernels, turned)
+    d_kernels = kernels  # the same room
+    d_kernels[:] = 0
     back = aligned(4 * (pooled + 2), filters, x)  # a pair of zeros at both ends
     back[:] = 0
     for c in range(clips):
@@ -112,6 +138,7 @@ def backward(x, gradient, most, turned, kept, made):
             _input_gradients(products, turned, count, back, first + 1)
         for v in range(filters // LANES):
             tiles.read_back(x[c], back, won[c], d_weight, d_bias, v * LANES)
+    _transform_back(d_kernels, d_weight_2)
 
 
 @compiled

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from nver.heads.loops import run
 from nver.scaling.compiled import compiled_and_kept, intrinsic_of
-from nver.scaling.tiles import FAST, Left, tile
+from nver.scaling.tiles import FAST, Left, fetch, tile
 from nver.scaling.vectors import FLAGS, Code, cgutils, ir, types
 
 WIDE = 2**20
@@ -100,11 +100,26 @@ def _tile_of(rows: int) -> Any:
             clips, out = (builder.extract_value(g.shape, i) for i in (0, 1))
             given_at = Left(builder.gep(g.data, [row]), code.integer(1), out)
             inputs = builder.gep(x.data, [column]), builder.extract_value(x.shape, 1)
-            gradient = tile(code, clips, given_at, inputs, (rows, VECTORS))
+            width = inputs[1]
+            lines = [builder.gep(code.row(array, row), [column]) for array in arrays]
+
+            def fetch_one(clip: Any) -> None:
+                """Fetch what moves, a vector beside each clip: it is there after the product."""
+                number = builder.urem(clip, code.integer(rows * VECTORS))
+                own, vector = (
+                    part(number, code.integer(VECTORS)) for part in (builder.udiv, builder.urem)
+                )
+                down = builder.mul(own, width)
+                across = builder.mul(vector, code.integer(LANES))
+                for line in lines:
+                    fetch(code, builder.gep(line, [builder.add(down, across)]))
+
+            gradient = tile(code, clips, given_at, inputs, (rows, VECTORS), fetch_one)
             numbers = [code.spread(builder.extract_value(given[6], i)) for i in range(len(how))]
             for i, vectors in enumerate(gradient):
-                lines = [code.row(array, builder.add(row, code.integer(i))) for array in arrays]
-                starts = [builder.gep(line, [column]) for line in lines]
+                starts = [
+                    builder.gep(line, [builder.mul(code.integer(i), width)]) for line in lines
+                ]
                 for v, part in enumerate(vectors):
                     places = [code.at(start, code.integer(v)) for start in starts]
                     _move_vector(code, part, places, numbers)
