@@ -109,6 +109,23 @@ def test_tiles_are_the_blocks_in_float64(filters, clips, dim):
         assert (a - b).abs().max() <= 2e-6 * b.abs().max()
 
 
+def test_small_gradients_of_taps_are_as_exact_as_large_ones():
+    """Of one pooled position, where all sums of an entry's gradient are one product or none."""
+    with seeded(0):
+        trunk = ConvTrunk(40, (32, 64))
+    x = torch.randn(1, 40, generator=torch.Generator().manual_seed(0))
+    x[:, 12:] *= 1e-6
+    trunk.blocks[0].bias.data.zero_()
+    second = trunk.blocks[1]
+    (mine,) = torch.autograd.grad(trunk.maps(x)[0, 2].sum(), second.weight)
+    exact = trunk.double()
+    theirs = second(exact.blocks[0](x.double().unsqueeze(-1)))
+    (expected,) = torch.autograd.grad(theirs[0, 2].sum(), second.weight)
+    torch.testing.assert_close(mine.double(), expected, rtol=1e-3, atol=0)
+    sizes = expected[expected != 0].abs()
+    assert sizes.min() < 1e-5 * sizes.max()
+
+
 @pytest.mark.parametrize("place", [0, 7, 39])
 def test_nan_stays_nan_in_tiles(place):
     with seeded(0):

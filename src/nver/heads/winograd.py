@@ -7,10 +7,10 @@ inputs d0 to d3 and the kernel's taps g0 to g2 they are
     (d0 - d2) g0,  (d1 + d2) (g0 + g1 + g2) / 2,  (d2 - d1) (g0 - g1 + g2) / 2,  (d3 - d1) g2
 
 The even position is the sum of the first three, the odd one the second less the third plus the
-fourth.
-Max-pooling by 2 takes the larger of this very pair, so that a tile of products becomes pooled
-activations without leaving the registers. The way back is the same in reverse. In float32 the
-outcome is that of the plain sums within rounding.
+fourth. Max-pooling by 2 takes the larger of this very pair, so that a tile of products becomes
+pooled activations without leaving the registers. The way back to the inputs is the same in reverse.
+In float32 the outcome is that of the plain sums within rounding; see `_tap_gradients` for where
+that is not enough.
 """
 
 # ruff: noqa: ANN001, ANN201, ANN202 - numba takes the types from the calls
@@ -26,6 +26,8 @@ from nver.scaling.compiled import aligned, compiled, compiled_and_kept
 from nver.scaling.tiles import FAST
 
 LANES = 16
+EVEN, ODD = 0, 3
+"""Of the gradients at four products these two are those at the positions."""
 PAIRS = 64
 """Pairs of positions that are worked on at once: their inputs and products stay in the cache."""
 
@@ -48,20 +50,6 @@ def _transform(taps, kernels):
             kernels[inner + k, u] = (ends + middle) / 2
             kernels[2 * inner + k, u] = (ends - middle) / 2
             kernels[3 * inner + k, u] = last
-
-
-@compiled
-@no_type_check
-def _transform_back(kernels, taps):
-    """Add to the gradient at the taps what that at the four kernels says."""
-    inner = len(taps) // 3
-    for k in range(inner):
-        for u in range(taps.shape[1]):
-            plus, minus = kernels[inner + k, u], kernels[2 * inner + k, u]
-            ends = (plus + minus) / 2
-            taps[k, u] += kernels[k, u] + ends
-            taps[inner + k, u] += (plus - minus) / 2
-            taps[2 * inner + k, u] += kernels[3 * inner + k, u] + ends
 
 
 @compiled
@@ -117,12 +105,10 @@ def backward(x, gradient, most, weight_2, kept, made):
     d_weight, d_bias, d_weight_2, d_bias_2 = made
     clips, pooled, filters_2 = gradient.shape
     filters = between.shape[2]
-    inputs, products = aligned(4 * PAIRS, filters, x), aligned(4 * PAIRS, filters_2, x)
+    products = aligned(4 * PAIRS, filters_2, x)
     kernels, turned = aligned(4 * filters, filters_2, x), aligned(4 * filters_2, filters, x)
     _transform(weight_2, kernels)
     _turn(kernels, turned)
-    d_kernels = kernels  # the same room
-    d_kernels[:] = 0
     back = aligned(4 * (pooled + 2), filters, x)  # a pair of zeros at both ends
     back[:] = 0
     for c in range(clips):
@@ -132,24 +118,27 @@ def backward(x, gradient, most, weight_2, kept, made):
             for v in range(filters_2 // LANES):
                 at = (first, count, v * LANES)
                 tiles.pool_back(given, wins_2, most, products, d_bias_2, at)
-            for v in range(filters // LANES):
-                tiles.unfold(inner, first, count, inputs, v * LANES)
-            _kernel_gradients(inputs, products, count, d_kernels)
+            _tap_gradients(inner, first, products, count, d_weight_2)
             _input_gradients(products, turned, count, back, first + 1)
         for v in range(filters // LANES):
             tiles.read_back(x[c], back, won[c], d_weight, d_bias, v * LANES)
-    _transform_back(d_kernels, d_weight_2)
 
 
 @compiled
 @no_type_check
-def _kernel_gradients(inputs, products, count, d_kernels):
-    filters, filters_2 = inputs.shape[1], products.shape[1]
-    for part in range(4):
-        for row in range(0, filters, 4):
-            for column in range(0, filters_2, 4 * LANES):
-                at = (part * PAIRS, part * filters, row, column)
-                tiles.outer(inputs, products, count, d_kernels, at)
+def _tap_gradients(inner, first, products, count, d_weight):
+    """Add to d_weight [3 F, G] what pairs from `first` on say.
+
+    These are plain sums. By Winograd's products an entry that is next to nothing would be a
+    difference of large ones, and Adam makes steps of their rounding as large as any other's.
+    """
+    filters, filters_2 = inner.shape[1], products.shape[1]
+    for which, part in ((0, EVEN), (1, ODD)):
+        for tap in range(3):
+            for row in range(0, filters, 4):
+                for column in range(0, filters_2, 4 * LANES):
+                    at = (2 * first + which + tap, part * PAIRS, tap * filters, row, column)
+                    tiles.outer(inner, products, count, d_weight, at)
 
 
 @compiled

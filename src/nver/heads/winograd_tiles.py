@@ -223,13 +223,14 @@ def _pool_back(
     return types.void(gradient, won, most, products, d_bias, at), write
 
 
-def _outer(typing: Any, inputs: Any, products: Any, count: Any, total: Any, at: Any) -> Any:
+def _outer(typing: Any, inner: Any, products: Any, count: Any, total: Any, at: Any) -> Any:
     def write(context: Any, builder: Any, signature: Any, given: Any) -> Any:
-        code = Writer(context, builder, inputs)
-        part, base, row, column = (builder.extract_value(given[4], i) for i in range(4))
-        left, right = code.matrix(inputs, given[0], row), code.matrix(products, given[1], column)
+        code = Writer(context, builder, inner)
+        position, part, base, row, column = (builder.extract_value(given[4], i) for i in range(5))
+        left, right = code.matrix(inner, given[0], row), code.matrix(products, given[1], column)
         out = code.matrix(total, given[3], column)
-        numbers = Left(code.place(left, part), code.integer(1), left[1])
+        apart = builder.mul(left[1], code.integer(2))
+        numbers = Left(code.place(left, position), code.integer(1), apart)
         made = tile(code, given[2], numbers, (code.place(right, part), right[1]), (4, 4))
         for i, vectors in enumerate(made):
             line = code.place(out, builder.add(base, code.next(row, i)))
@@ -238,7 +239,7 @@ def _outer(typing: Any, inputs: Any, products: Any, count: Any, total: Any, at: 
                 code.store(code.plus(code.load(line, place), value), line, place)
         return context.get_dummy_value()
 
-    return types.void(inputs, products, count, total, at), write
+    return types.void(inner, products, count, total, at), write
 
 
 def _back_of(pairs: int) -> Any:
@@ -324,9 +325,10 @@ pool_back = intrinsic_of(_pool_back)
 `at` is the first pair, their count, and the column.
 """
 outer = intrinsic_of(_outer)
-"""Add to four rows and 64 columns of the gradient at a kernel.
+"""Add to four rows and 64 columns of the gradient at a tap.
 
-`at` is the row of the part's first pair, the kernel's first row, the row in it, and the column.
+`at` is the first pair's position and its row among products, the tap's first row, the row in it,
+and the column.
 """
 back_some, back_one = _back_of(8), _back_of(1)
 """Set the gradient at one of four inputs of eight pairs, or one, in 32 columns.
