@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Float, Int16, Int64
 from torch import Tensor
 
+from nver.errors import SettingsError
 from nver.fusion import attention_members, residual
 from nver.fusion.attention_loops import LINE
 from nver.fusion.batch_plans import ONE
@@ -54,7 +55,8 @@ class Drop(NamedTuple):
         """Return the factor of each weight of query i for key j."""
         tokens, places = len(self.shares), torch.arange(len(self.shares), device=like.device)
         order = (places - places.unsqueeze(1)) % tokens * tokens + places.unsqueeze(1)
-        bits = self.bits.reshape(*self.bits.shape[:2], HEADS, -1)[..., order].permute(0, 2, 3, 4, 1)
+        bits = self.bits.view(*self.bits.shape[:2], HEADS, tokens**2)[..., order]
+        bits = bits.permute(0, 2, 3, 4, 1)
         count = torch.zeros(bits.shape, dtype=like.dtype, device=like.device)
         for level in self.levels:
             count += bits > level.unsqueeze(-1)
@@ -163,6 +165,7 @@ class _AttendCompiled(torch.autograd.Function):
         shift: Tensor,
         *given: Tensor,
     ) -> Tensor:
+        _check(known, (w_in, b_in, w_out, b_out, scale, shift), given)
         members, clips, width = given[0].shape
         tokens, images = known.counts.shape[0], len(known.sources)
         own, new = tokens - images, w_in.new_empty
@@ -198,7 +201,10 @@ class _AttendCompiled(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        kept, rest = ctx.saved_tensors[:KEPT], ctx.saved_tensors[KEPT:]
+        if torch.is_grad_enabled():  # a graph of this is asked for, and there is none
+            raise NotImplementedError("Attention in compiled loops has no second derivative.")
+        saved = ctx.saved_tensors
+        kept, rest = saved[:KEPT], saved[KEPT:]
         x, maps = rest[: ctx.own], rest[ctx.own :]
         w_in, b_in, w_out = kept[:3]
         gradient = gradient.contiguous()
@@ -222,6 +228,34 @@ class _AttendCompiled(torch.autograd.Function):
         )
         d_scale, d_shift, d_b_out = sums.unbind(1)
         return None, d_w_in, d_b_in, d_w_out, d_b_out, d_scale, d_shift, *d_x, *d_maps
+
+
+def _check(known: Known, layers: Sequence[Tensor], given: Sequence[Tensor]) -> None:
+    """Raise SettingsError where addresses would lead astray."""
+    members, clips, width = given[0].shape
+    tokens, images = len(known.counts), len(known.sources)
+    one, own = (members, width), tokens - images
+    wide = (members, 3 * width)
+    shapes = [(*wide, width), wide, (*one, width), one, one, one]
+    shapes += [(members, clips, width)] * own + [(members, clips, clips)] * images
+    got = [part.shape for part in (*layers, *given)]
+    kinds = {(part.dtype, part.device) for part in (*layers, *given, known.counts)}
+    drawn, drop = (members, clips, HEADS * tokens**2), known.drop
+    if drop is not None:
+        shapes += [drawn, (len(drop.levels), tokens), (tokens,)]
+        got += [drop.bits.shape, drop.levels.shape, drop.shares.shape]
+        kinds |= {(given[0].dtype, part.device) for part in drop}
+    if (
+        got != shapes
+        or len(kinds) > 1
+        or width % HEADS
+        or not all(0 <= source < own for source in known.sources)
+    ):
+        raise SettingsError(
+            f"Expected tensors of one type on one device, shaped {shapes}, with a width that "
+            f"{HEADS} divides and images of the first {own} tokens, got {kinds}, "
+            f"{[tuple(shape) for shape in got]} and images of {tuple(known.sources)}."
+        )
 
 
 def _constants(like: Tensor, sizes: tuple[int, ...]) -> tuple[int, Any, tuple[int, ...]]:
@@ -302,7 +336,10 @@ def attend(
     maps : sequence of float [members, clips, clips]
         T of each image.
     """
-    compiled = x[0].is_cpu and x[0].dtype in ONE and loops_work(x[0].dtype)
+    # To predict a little in float64 costs less than to compile for it.
+    wanted = torch.is_grad_enabled() or x[0].dtype == torch.float32
+    possible = x[0].is_cpu and x[0].numel() > 0 and x[0].dtype in ONE
+    compiled = possible and wanted and loops_work(x[0].dtype)
     kind = _AttendCompiled if compiled else _Attend
     out: Tensor = kind.apply(known, *layers, *x, *maps)  # type: ignore[no-untyped-call]
     return out
@@ -331,6 +368,8 @@ def _combine(a: Tensor, b: Tensor, axis: int) -> Tensor:
 def loops_work(dtype: torch.dtype) -> bool:
     """Return whether the compiled loops run here, and with this BLAS give what torch gives."""
 
+    @torch.inference_mode(mode=False)
+    @torch.enable_grad()
     def once() -> None:
         draw = torch.Generator().manual_seed(0)
 

@@ -321,6 +321,8 @@ def backward(product, one, all_sizes, tokens_at, images, kept, gradients, d_toke
         w_in, w_out, b_in, projected = _of_member(sizes, kept, m)
         seen_by_norm = (views.scale[m], views.normed[m], views.deviations[m])
         add_and_norm_back(out[m], views.counts, seen_by_norm, d_room.x, sums[m])
+        if sizes.room > clips:  # what a member left there may be NaN
+            d_room.x[:, clips:] = 0
         _fetch(one, sizes, m, tokens_at, views.bits[m], room)
         d_joined = Matrix(address(d_room.x), width, True)
         w_out = Matrix(w_out.at, width, True)

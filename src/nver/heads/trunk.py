@@ -33,7 +33,7 @@ class _TwoBlocks(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, balanced: Tensor | None, x: Tensor, *parameters: Tensor) -> Tensor:
-        weight, bias, weight_2, bias_2 = parameters
+        weight, bias, weight_2, bias_2 = (part.contiguous() for part in parameters)
         members, clips, length = x.shape
         filters, filters_2 = weight.shape[2], weight_2.shape[2]
         pooled = ((length - KERNEL + 1) // 2 - KERNEL + 1) // 2
@@ -61,6 +61,8 @@ class _TwoBlocks(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():  # a graph of this is asked for, and there is none
+            raise NotImplementedError("Convolution in compiled loops has no second derivative.")
         x, weight_2, between, won, won_2 = ctx.saved_tensors
         members, filters, filters_2 = len(x), between.shape[3], weight_2.shape[2]
         d_weight, d_bias = x.new_zeros(members, KERNEL, filters), x.new_zeros(members, filters)
@@ -81,6 +83,7 @@ class _TwoBlocks(torch.autograd.Function):
         windows, product, windows_, product_ = _room(between, filters_2)
         for m, here, rows in _parts(between):
             loops.pool_back(given[m, here], won_2_[m, here], most[m], product_, d_b_2[m])
+            windows_[:, -2:] = 0  # after the part before, NaN if its weights are
             loops.spread(between_[m, here], windows_)
             turned[m].addmm_(product[:rows].mT, windows[:rows])
             # In the same room, which fits the cache: now the gradient at the windows.

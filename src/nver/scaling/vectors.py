@@ -42,7 +42,9 @@ class Code:
         self.vector = ir.VectorType(self.scalar, self.lanes)
 
     def array(self, kind: Any, value: Any) -> Any:
-        """Return numba's view of an array."""
+        """Return numba's view of an array, which must lie row by row."""
+        if kind.layout != "C":
+            raise TypeError(f"Expected a contiguous array, got {kind}.")
         return self.context.make_array(kind)(self.context, self.builder, value)
 
     def arrays(self, kind: Any, values: Any, count: int) -> list[Any]:

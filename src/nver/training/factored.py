@@ -58,7 +58,9 @@ def move_weights(
     out, width = weight.shape
     sides = zip(*factors, strict=True)
     left, right = (side[0].contiguous() if len(side) == 1 else torch.cat(side) for side in sides)
-    if FAST and weight.dtype == torch.float32 and width % (VECTORS * LANES) == 0:
+    moved = (weight, first, second)
+    whole = width % (VECTORS * LANES) == 0 and all(part.is_contiguous() for part in moved)
+    if FAST and weight.dtype == torch.float32 and whole:
         given = (part.numpy() for part in (left, right, weight, first, second))
         _move_tiles(*given, tuple(map(np.float32, how)))
         return

@@ -1,0 +1,86 @@
+"""What the compiled attention must not do because it works on addresses."""
+
+import math
+
+import pytest
+import torch
+from torch.utils.checkpoint import checkpoint
+
+from nver.errors import SettingsError
+from nver.fusion import FusionShape, attention_core, build_fusion
+from nver.fusion.attending import Image, SelfAttention
+from nver.training import TrainingSettings, seeded, stack, train_members
+
+pytest.importorskip("numba")
+F64 = torch.float64
+
+
+def _random(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=F64)
+
+
+def _stack(members=1, width=24):
+    with seeded(0):
+        layers = [SelfAttention(width, (0, 1)).double() for _ in range(members)]
+    return stack.stack(layers, torch.device("cpu"))
+
+
+def test_members_beside_one_that_diverged_are_trained_as_without_it():
+    """Batches of 20 leave room in a line of 16 clips, which is used for all members in turn."""
+    X, y = _random(70, 40).float(), torch.arange(70) % 3
+    shape = FusionShape((slice(0, 20), slice(20, 40)), 3, "fcn", 0.5)
+    made = []
+    for seed in range(3):
+        with seeded(seed):
+            made.append(build_fusion("mata", shape))
+    with torch.no_grad():
+        made[0].attention.inner.bias[5] = math.nan
+    settings = TrainingSettings(epochs=2, min_steps=0, batch_size=20)
+    train_members(made, [(X, y)] * 3, settings, seeds=range(3))
+    finite = [all(bool(p.isfinite().all()) for p in member.parameters()) for member in made]
+    assert finite == [False, True, True]
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_who_asks_first_without_a_gradient_hears_the_same(mode):
+    attention_core.loops_work.cache_clear()
+    with mode():
+        assert attention_core.loops_work(F64)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x, images: ([x[0], x[1].float()], images),
+        lambda x, images: ([x[0]], []),
+        lambda x, images: ([part[..., :16].contiguous() for part in x], []),
+        lambda x, images: ([x[0]], [Image(0, images[0].map.float())]),
+        lambda x, images: ([x[0]], [Image(1, images[0].map)]),
+    ],
+    ids=["type", "tokens", "width", "map's type", "source"],
+)
+def test_tensors_that_do_not_fit_are_refused(change):
+    x = [_random(1, 5, 24, seed=seed) for seed in range(2)]
+    x, images = change(x, [Image(0, _random(1, 5, 5))])
+    with pytest.raises(SettingsError, match="Expected tensors of one type on one device, shaped"):
+        _stack()(x, None, images)
+
+
+def test_no_clips_give_gradients_of_zero():
+    layer = _stack()
+    out = layer([_random(1, 0, 24)] * 2)
+    assert out.shape == (1, 0, 48)
+    out.sum().backward()
+    assert all(not p.grad.any() for p in layer.parameters())
+
+
+def test_checkpoints_give_the_same_gradient_and_a_second_derivative_is_refused():
+    layer, upstream = _stack(), _random(1, 5, 48, seed=2)
+    x = [_random(1, 5, 24, seed=seed).requires_grad_() for seed in range(2)]
+    out = checkpoint(layer, x, use_reentrant=False)
+    again = layer(x)
+    found = torch.autograd.grad(out, x, upstream)
+    for a, b in zip(found, torch.autograd.grad(again, x, upstream), strict=True):
+        torch.testing.assert_close(a, b, atol=0, rtol=0)
+    with pytest.raises(NotImplementedError, match="no second derivative"):
+        torch.autograd.grad(layer(x), x, upstream, create_graph=True)
