@@ -84,3 +84,12 @@ def test_checkpoints_give_the_same_gradient_and_a_second_derivative_is_refused()
         torch.testing.assert_close(a, b, atol=0, rtol=0)
     with pytest.raises(NotImplementedError, match="no second derivative"):
         torch.autograd.grad(layer(x), x, upstream, create_graph=True)
+
+
+@pytest.mark.parametrize("value", [1e30, math.inf, math.nan])
+def test_numbers_too_large_for_their_squares_stay_visible(value):
+    x = [_random(1, 5, 24, seed=seed).float() for seed in range(2)]
+    x[0][0, 2, 3] = value
+    out = _stack().float()(x).unflatten(2, (2, 24))
+    assert not out[0, 2, 0].isfinite().any()
+    assert out[0, :2].isfinite().all()

@@ -29,6 +29,8 @@ def _normalise(row, eps):
         apart = row[w] - mean
         total += apart * apart
     factor = row.dtype.type(1 / math.sqrt(total / row.size + eps))
+    if not factor > 0:  # the squares overflowed: no number, rather than a row of zeros
+        factor = row.dtype.type(np.nan)
     for w in range(row.size):
         row[w] = (row[w] - mean) * factor
     return factor
