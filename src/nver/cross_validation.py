@@ -199,8 +199,7 @@ class _Grid:
             for fold in self.folds if to_search(run, self.data, self.systems) else ():
                 cost = rough_cost(spec, run, self.data, fold)
                 place = (len(searches), run, spec.rules[0], fold, self.seeds[0])
-                search = Search(*place, cost, trials)
-                searches.append(replace(search, seen=self.finished.attempts(search)))
+                searches.append(Search(*place, cost, trials))
         ledger: Ledger[Search, Choice] = Ledger(
             "searches", searches, {}, self.progress, self.processes
         )
@@ -252,7 +251,8 @@ class _Grid:
     ) -> None:
         """Take what was finished before, and do the rest.
 
-        After a process was killed, go on with one pack at a time to find the culprit.
+        After a process was killed, go on with one pack at a time to find the culprit; a search goes
+        on from the last training that has arrived.
         """
         found = (find(task) for task in ledger.tasks.values())
         ledger.add([result for result in found if result is not None])
@@ -269,7 +269,7 @@ class _Grid:
                 ledger.add([result])
 
         while True:
-            waiting = ledger.waiting(packs)
+            waiting = (tuple(map(self.finished.resumed, pack)) for pack in ledger.waiting(packs))
             try:
                 stream(work, waiting, processes, self.data, self.systems, arrived, alone)
             except BrokenProcessPool:

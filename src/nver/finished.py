@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from typing import Any
+from dataclasses import asdict, replace
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -13,6 +13,8 @@ from nver.predictions import SystemTuning
 from nver.splits import Fold
 from nver.trainings import Digest, Saved, SavedTrainings, engine
 from nver.tuning import Attempt, Choice, Search
+
+AnyTask = TypeVar("AnyTask")
 
 
 class Finished:
@@ -129,8 +131,20 @@ class Finished:
         except (KeyError, TypeError, ValueError):
             return None
 
+    def resumed(self, task: AnyTask) -> AnyTask:
+        """Return a search with what was trained for it, up to now; a job as it is."""
+        return replace(task, seen=self.attempts(task)) if isinstance(task, Search) else task
+
     def attempts(self, search: Search) -> tuple[Attempt, ...]:
-        """Return what was trained in the place of a search, by one of any number of trials."""
+        """Return what was trained in the place of a search, by one of any number of trials.
+
+        What this run has trained is remembered without a folder too: a killed process loses it.
+        """
+        if search.number not in self._attempts:
+            self._attempts[search.number] = list(self._saved_attempts(search))
+        return tuple(self._attempts[search.number])
+
+    def _saved_attempts(self, search: Search) -> tuple[Attempt, ...]:
         found = self._saved.get(self._attempts_key(search)) if self._saved else None
         listed = [] if found is None else found.facts.get("attempts", [])
         try:
@@ -150,18 +164,10 @@ class Finished:
 
     def keep_choice(self, search: Search, choice: Choice | Attempt) -> None:
         """Save what a search has chosen, unless it failed, or what it has trained."""
-        if self._saved is None:
-            return
         if isinstance(choice, Attempt):
-            done = self._attempts.setdefault(search.number, list(search.seen))
-            if choice not in done:
-                done.append(choice)
-                listed = [
-                    {**asdict(one), "layers": _by_place(one.layers, search.run)} for one in done
-                ]
-                self._saved.put(self._attempts_key(search), {}, {"attempts": listed})
+            self._keep_attempt(search, choice)
             return
-        if choice.failure is not None:
+        if self._saved is None or choice.failure is not None:
             return
         tuning = choice.tuning
         facts = {
@@ -170,6 +176,17 @@ class Finished:
             "elapsed": choice.elapsed,
         }
         self._saved.put(self._search_key(search), {}, facts)
+
+    def _keep_attempt(self, search: Search, attempt: Attempt) -> None:
+        done = self.attempts(search)
+        if attempt in done:
+            return
+        self._attempts[search.number].append(attempt)
+        if self._saved is None:
+            return
+        every = (*done, attempt)
+        listed = [{**asdict(one), "layers": _by_place(one.layers, search.run)} for one in every]
+        self._saved.put(self._attempts_key(search), {}, {"attempts": listed})
 
     def _job_key(self, job: Job) -> str:
         digest = self._common(job.run, job.fold, job.seed)

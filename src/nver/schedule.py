@@ -203,8 +203,9 @@ class Ledger(Generic[AnyTask, AnyResult]):
         """Yield the packs that are left, the longest first.
 
         A run that has failed once is not trained again. What has been measured while earlier packs
-        were under way changes the order.
+        were under way changes the order. Nothing is under way any more where this is called again.
         """
+        self._parts.clear()
         queues: dict[SystemRun, list[tuple[AnyTask, ...]]] = {}
         for pack in sorted(packs, key=_cost):
             queues.setdefault(pack[0].run, []).append(pack)

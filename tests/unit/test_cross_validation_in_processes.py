@@ -9,11 +9,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
+from types import MappingProxyType
 
 import pytest
 
 from nver.cross_validation import SystemRun, cross_validate
 from nver.scores import scores
+from nver.systems import Span
 from unit import toy_systems
 from unit.toy_systems import run, validate
 
@@ -52,6 +55,42 @@ def test_a_killed_process_takes_only_its_own_system_down(data, folds, by_value):
         "for want of memory"
     )
     assert seen[-1] == ("trainings", 6, 6)
+
+
+def test_a_search_goes_on_after_its_process_was_killed(data, folds, by_value, tmp_path):
+    pytest.importorskip("optuna")
+
+    class Model(toy_systems.Centroids):  # in here, so that it too is sent by value
+        x = 0.5
+
+        def fit(self, X, y, groups=None):
+            mine = str(os.getpid())
+            (tmp_path / f"{mine} {self.x} {X.sum()} {time.time_ns()}").touch()
+            once = tmp_path / "killed"
+            if len([*tmp_path.glob(f"{mine} *")]) == 5 and not once.exists():
+                once.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().fit(X, y, groups)
+
+    class Table(toy_systems.Systems):
+        SPANS = MappingProxyType({"x": Span(0.1, 1.0)})
+
+        def space(self, name):
+            return {"x": 0.5}
+
+        def build(self, name, views, seed, chosen=None):
+            model = Model(views, seed)
+            model.x = (chosen or self.space(name))["x"]
+            return model
+
+    told = []
+    tuned = {"tune": 4, "systems": Table(), "progress": lambda *args: told.append(args)}
+    predictions = validate(data, run("lda"), folds[:2], jobs=2, **tuned)
+    assert not predictions.failures
+    assert (tmp_path / "killed").exists()
+    assert told.count(("searches", 2, 2))
+    begun = Counter(tuple(path.name.split()[1:3]) for path in tmp_path.glob("* *"))
+    assert sum(times > 1 for times in begun.values()) <= 2  # those under way, one in each process
 
 
 def test_the_real_table_runs_in_processes_and_in_this_one(data, folds):
