@@ -172,7 +172,8 @@ def sinkhorn(
     Raises
     ------
     SettingsError
-        If eps, iterations, tolerance or the weights are outside their range.
+        If eps, iterations, tolerance or the weights are outside their range, or a CPU's memory does
+        not suffice for the gradient of all iterations that ran.
 
     Examples
     --------

@@ -100,6 +100,12 @@ def test_gpu_programs_are_the_reference(monkeypatch):
         problem = _problem(5, 4, 0.1, 10**9, 1e-2, F32)
         _compare(solver, problem, 1e-5, 1e-5)
         assert len(solver.solve(problem, True).tape.x) < 50
+        hard = problem._replace(cost=problem.cost.clone(), iterations=300)
+        hard.cost[0] *= 1e3  # solved on logarithms, and never done
+        _compare(solver, hard, 1e-5, 1e-5)
+        found = solver.solve(hard, True)
+        assert int(found.iterations[0]) == 300
+        assert len(found.tape.x) < 50
 
 
 def _compare_with_alone(solver, problem):

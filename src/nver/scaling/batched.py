@@ -16,6 +16,7 @@ from torch import Tensor
 
 from nver.scaling import logarithmic
 from nver.scaling.logarithmic import columns_from, marginal_error, over, plan_of, rows_from, scores
+from nver.scaling.memory import check_room
 from nver.scaling.problem import CHECK_EVERY, Gradient, Problem, Solution
 
 READS_PLAN = True
@@ -24,6 +25,8 @@ ROUNDING = 4
 """Machine epsilons by which a loop's own error must be below the tolerance: sums are rounded."""
 WIDEST = {torch.float32: 1e12, torch.float64: 1e100}
 """Scalings stay in [1 / widest, widest]; there K loses nothing to underflow."""
+WAY_BACK = 3
+"""Times what is kept that the way back takes beside it, at least."""
 TINY = {torch.float32: 1e-37, torch.float64: 1e-300}
 """Stands for a sum of 0."""
 
@@ -34,7 +37,8 @@ class Scalings(NamedTuple):
     Parameters
     ----------
     x, y : [iterations, problems, n], [iterations, problems, m]
-        After each iteration; the first is all 1, that of the logarithmic step.
+        After each iteration; the first is all 1, that of the logarithmic step. Or after the last
+        of each problem alone.
     done : int64 [problems]
         Iterations of each problem; later entries of x and y mean nothing.
     safe : bool [problems]
@@ -47,8 +51,8 @@ class Scalings(NamedTuple):
     safe: Bool[Tensor, " problems"]
 
 
-def iterate(kernel: Tensor, problem: Problem) -> Scalings:
-    """Scale K [problems, n, m] until each problem's tolerance or limit."""
+def iterate(kernel: Tensor, problem: Problem, keep: bool) -> Scalings:
+    """Scale K [problems, n, m] until each problem's tolerance or limit; `keep` every iteration."""
     a, b, turned = problem.source, problem.target, kernel.transpose(1, 2).contiguous()
     tiny, limit = TINY[kernel.dtype], problem.iterations
     near = threshold(problem)
@@ -59,7 +63,12 @@ def iterate(kernel: Tensor, problem: Problem) -> Scalings:
         sums = torch.bmm(y[-1].unsqueeze(1), turned).squeeze(1)
         if t % CHECK_EVERY == 0:
             running = done == limit
+            if keep:
+                held = t * (a.numel() + b.numel()) * a.itemsize
+                check_room(held, WAY_BACK * held, t, a.device)
             safe &= in_range(x[-1], a) & in_range(y[-1], b) | ~running
+            if not keep:
+                x, y = _latest(x, running), _latest(y, running)
             if problem.tolerance > 0:
                 error = (x[-1] * sums - a).abs().sum(-1)
                 done = done.masked_fill(running & (error <= near), t)
@@ -68,7 +77,14 @@ def iterate(kernel: Tensor, problem: Problem) -> Scalings:
         x.append(a / sums.clamp_min(tiny))
         y.append(b / torch.bmm(x[-1].unsqueeze(1), kernel).squeeze(1).clamp_min(tiny))
     safe &= in_range(x[-1], a) & in_range(y[-1], b) | (done < limit)
+    if not keep:
+        x, y = _latest(x, done == limit), _latest(y, done == limit)
     return Scalings(torch.stack(x), torch.stack(y), done, safe)
+
+
+def _latest(scalings: list[Tensor], running: Tensor) -> list[Tensor]:
+    """Return the last of the scalings alone, for problems that stopped before them the first."""
+    return [torch.where(running.unsqueeze(-1), scalings[-1], scalings[0])]
 
 
 def go_back(
@@ -143,7 +159,7 @@ def solve(problem: Problem, keep: bool) -> Solution:
     v = columns_from(s, log_b, u)
     kernel = torch.exp(s + u.unsqueeze(-1) + v.unsqueeze(-2)).to(problem.cost.dtype)
     first = (before - v).exp().masked_fill(problem.target == 0, 0).to(problem.cost.dtype)
-    found = iterate(kernel, problem)
+    found = iterate(kernel, problem, keep)
     safe = found.safe & in_range(first, problem.target)
     x, y = (_at(values, found.done) for values in (found.x, found.y))
     plan = x.unsqueeze(-1) * kernel * y.unsqueeze(-2)

@@ -33,6 +33,7 @@ from nver.scaling.backward import pull_back_some
 from nver.scaling.compiled import AVAILABLE as AVAILABLE
 from nver.scaling.compiled import tape_words
 from nver.scaling.forward import solve_some
+from nver.scaling.memory import check_room, too_much
 from nver.scaling.problem import CHECK_EVERY, Gradient, Problem, Solution
 
 READS_PLAN = False
@@ -62,9 +63,15 @@ def solve(problem: Problem, keep: bool) -> Solution:
     words = tape_words(n, m, kept, cost.itemsize)
     size, layout = problems * words, None
     if keep and 8 * size > MOST_RESERVED:
-        layout, size = _layout(solve(problem, keep=False).iterations, cost)
+        counts = solve(problem, keep=False).iterations
+        held = int(counts.sum()) * (n + m) * cost.itemsize
+        check_room(held, held, int(counts.max()), cost.device)
+        layout, size = _layout(counts, cost)
         kept = int(layout[:, 0].max())
-    tapes = empty(size, dtype=torch.float64)  # pages never written cost nothing
+    try:
+        tapes = empty(size, dtype=torch.float64)  # pages never written cost nothing
+    except RuntimeError as refused:
+        raise too_much(8 * size, kept) from refused
     settings = (1 / eps, int(iterations), float(tolerance), CHECK_EVERY)
     place = 0 if layout is None else layout.data_ptr()
     given = ((problems, n, m, kept, words, place), settings, _ONE[cost.dtype])

@@ -20,6 +20,7 @@ from nver.scaling.batched import with_hard
 from nver.scaling.problem import CHECK_EVERY, Gradient, Problem, Solution
 from nver.scaling.programs import AVAILABLE as AVAILABLE
 from nver.scaling.programs import (
+    Scaled,
     Tape,
     ended,
     first_scaling,
@@ -181,9 +182,13 @@ def fits(cost: Float[Tensor, "problems n m"]) -> bool:
 
 def solve(problem: Problem, keep: bool) -> Solution:
     """Return the plans; with `keep`, remember the scalings of every iteration."""
+    return ended(problem, _scaled(problem, limit_of(problem, keep, _scaled), keep))
+
+
+def _scaled(problem: Problem, limit: int, keep: bool) -> Scaled:
+    """Return what so many iterations give, before any problem is solved on logarithms."""
     cost, a, b = (part.contiguous() for part in problem[:3])
     problems, n, m = cost.shape
-    limit = limit_of(problem, keep, solve)
     found, safe, unsafe = unsolved(cost, a, b)
     settings, kept, tape = settings_of(problem), (cost,) * 5, None
     if keep:
@@ -196,7 +201,7 @@ def solve(problem: Problem, keep: bool) -> Solution:
         *(problems, n, m, settings, limit, CHECK_EVERY),
         **{**ranges(cost.dtype), "KEEP": keep, **_blocks(n, m, cost.itemsize)},
     )
-    return ended(problem, found, safe, unsafe, tape)
+    return Scaled(found, safe, unsafe, tape)
 
 
 def pull_back(

@@ -8,22 +8,92 @@ u = log a - logsumexp_j(S + v) and v = log b - logsumexp_i(S + u) with S = -C / 
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from nver.scaling.memory import check_room
 from nver.scaling.problem import CHECK_EVERY, Gradient, Problem, Solution
 
 READS_PLAN = False
+SHORTEST = 50
+"""Iterations of the first block."""
+LARGEST = 2**28
+"""Bytes of a block, and those that are left to others."""
+
+
+class Block(NamedTuple):
+    """Potentials of some iterations in a row.
+
+    Those of the first few are lists. Then one room is for many: small tensors would lie between
+    large ones that come and go, and on a CPU keep their place from being used again.
+
+    Parameters
+    ----------
+    first : int
+        Its iterations are those after `first`.
+    last : int
+        And up to this one.
+    running : bool [problems] or None
+        The problems that it holds; None for all.
+    u, v : as potentials [iterations, running, n], [iterations, running, m]
+    """
+
+    first: int
+    last: int
+    running: Tensor | None
+    u: Tensor | list[Tensor]
+    v: Tensor | list[Tensor]
+
+    def write(self, step: int, *potentials: Tensor) -> None:
+        """Keep the potentials of the iteration after `step`."""
+        for room, values in zip((self.u, self.v), potentials, strict=True):
+            if isinstance(room, list):
+                room.append(values)
+            else:
+                room[step - self.first] = values if self.running is None else values[self.running]
 
 
 class History(NamedTuple):
-    """Potentials u_t, v_t after t = 0, 1, ... iterations; a problem that stopped keeps its last."""
+    """The potentials of every iteration that ran.
 
-    u: list[Tensor]
-    v: list[Tensor]
+    Parameters
+    ----------
+    ran : int
+        How many iterations.
+    v : Tensor
+        Before the first.
+    blocks : list of Block
+    ends : pair of Tensor
+        u and v after the last iteration of each problem.
+    """
+
+    ran: int
+    v: Tensor
+    blocks: list[Block]
+    ends: tuple[Tensor, Tensor]
+
+    def backwards(self) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
+        """Yield t, u_t, v_t and v_t-1, the last iteration first; who has stopped keeps its last."""
+        steps = itertools.chain(self._backwards(), ((0, self.v, self.v),))
+        for (t, u, v), (_, _, before) in itertools.pairwise(steps):
+            yield t, u, v, before
+
+    def _backwards(self) -> Iterator[tuple[int, Tensor, Tensor]]:
+        for first, last, running, *rooms in reversed(self.blocks):
+            for t in range(min(self.ran, last), first, -1):
+                u, v = (room[t - first - 1] for room in rooms)
+                if running is not None:
+                    mask = running.unsqueeze(-1)
+                    u, v = (
+                        self.ends[0].masked_scatter(mask, u),
+                        self.ends[1].masked_scatter(mask, v),
+                    )
+                yield t, u, v
 
 
 def scores(problem: Problem) -> Float[Tensor, "problems n m"]:
@@ -69,7 +139,7 @@ def solve(problem: Problem, keep: bool) -> Solution:
     a = log_a.exp()
     count = torch.zeros(len(s), dtype=torch.int64, device=s.device)
     active = torch.ones_like(count, dtype=torch.bool)
-    history = History([u], [v])
+    before, blocks = v, [Block(0, SHORTEST, None, [], [])]
     for step in range(problem.iterations):
         new_u = rows_from(s, log_a, v)
         if problem.tolerance > 0 and step and step % CHECK_EVERY == 0:
@@ -84,12 +154,33 @@ def solve(problem: Problem, keep: bool) -> Solution:
         v = torch.where(still, columns_from(s, log_b, u), v)
         count = count + active
         if keep:
-            history.u.append(u)
-            history.v.append(v)
+            if step == blocks[-1].last:
+                blocks.append(_next(blocks, active, u, v, problem.iterations))
+            blocks[-1].write(step, u, v)
     plan = plan_of(s, u, v)
     found = (plan, u * problem.eps, v * problem.eps, marginal_error(plan, problem))
     plan, row, column, error = (part.to(problem.cost.dtype) for part in found)
-    return Solution(plan, row, column, error, count, history if keep else None)
+    tape = History(int(count.max()), before, blocks, (u, v)) if keep else None
+    return Solution(plan, row, column, error, count, tape)
+
+
+def _next(blocks: list[Block], active: Tensor, u: Tensor, v: Tensor, limit: int) -> Block:
+    """Return room for as many iterations as there were, within limits, of those still active.
+
+    Raises
+    ------
+    SettingsError
+        If the memory does not suffice.
+    """
+    first = blocks[-1].last
+    running = int(active.sum())
+    each = running * (u.shape[1] + v.shape[1]) * u.itemsize
+    length = min(first, max(1, LARGEST // each), limit - first)
+    sizes = ((block, block.u[0].numel() + block.v[0].numel()) for block in blocks)
+    held = sum((block.last - block.first) * size for block, size in sizes) * u.itemsize
+    check_room(held, length * each + LARGEST, first, u.device)
+    rooms = (part.new_empty(length, running, part.shape[1]) for part in (u, v))
+    return Block(first, first + length, active if running < len(active) else None, *rooms)
 
 
 def pull_back(
@@ -100,13 +191,12 @@ def pull_back(
     history: History = solution.tape
     count = solution.iterations.unsqueeze(-1)
     a, b = problem.source.to(s.dtype), problem.target.to(s.dtype)
-    plan = plan_of(s, history.u[-1], history.v[-1])
+    plan = plan_of(s, *history.ends)
     ds = grad.to(s.dtype) * plan
     last, z = ds.sum(-1), ds.sum(-2)
     da, db = torch.zeros_like(last), torch.zeros_like(z)
-    for t in range(len(history.u) - 1, 0, -1):
+    for t, u, v, before in history.backwards():
         ran = t <= count
-        u, v, before = history.u[t], history.v[t], history.v[t - 1]
         z_t = z.masked_fill(~ran, 0)
         part = torch.exp(s + u.unsqueeze(-1) + v.unsqueeze(-2)) * over(z_t, b).unsqueeze(-2)
         ds = ds - part

@@ -60,6 +60,15 @@ class Tape(NamedTuple):
     hard: Hard | None
 
 
+class Scaled(NamedTuple):
+    """How the programs end: a solution, which problems are safe, how many are not, and the tape."""
+
+    found: Solution
+    safe: Tensor
+    unsafe: Tensor
+    tape: Tape | None
+
+
 def program(function: F) -> F:
     """Return the function as Triton compiles it where it is first called."""
     made: F = function if triton is None else triton.jit(function)
@@ -176,17 +185,17 @@ def ranges(kind: torch.dtype) -> dict[str, float]:
     }
 
 
-def limit_of(problem: Problem, keep: bool, solve: Callable[[Problem, bool], Solution]) -> int:
+def limit_of(problem: Problem, keep: bool, scaled: Callable[[Problem, int, bool], Scaled]) -> int:
     """Return a limit on iterations that changes nothing; with `keep`, one for which there is room.
 
-    Where scalings for all iterations would take very much, a first solve without them counts those
-    that run.
+    Where scalings for all iterations would take very much, a first run without them counts those
+    that run. Iterations on logarithms do not count: they keep what they need by themselves.
     """
     problems, n, m = problem.cost.shape
     size = problem.iterations * problems * (n + m) * problem.cost.itemsize
     if not keep or size <= MOST_RESERVED:
         return problem.iterations
-    ran = int(solve(problem, False).iterations.max())
+    ran = int(scaled(problem, problem.iterations, False).found.iterations.max())
     return min(problem.iterations, ran + 1)  # who stops does so in the iteration after the last
 
 
@@ -204,11 +213,9 @@ def unsolved(cost: Tensor, a: Tensor, b: Tensor) -> tuple[Solution, Tensor, Tens
     return found, safe, torch.zeros(1, dtype=torch.int32, device=cost.device)
 
 
-def ended(
-    problem: Problem, found: Solution, safe: Tensor, unsafe: Tensor, tape: Tape | None
-) -> Solution:
+def ended(problem: Problem, scaled: Scaled) -> Solution:
     """Return the solution with its tape, the problems that are not safe solved on logarithms."""
-    hard = None
+    (found, safe, unsafe, tape), hard = scaled, None
     if int(unsafe):
         places = (safe == 0).nonzero().squeeze(1)
         found, hard = with_logarithms(problem, found, places, tape is not None)

@@ -30,6 +30,7 @@ from nver.scaling.batched import with_hard
 from nver.scaling.problem import CHECK_EVERY, Gradient, Problem, Solution
 from nver.scaling.programs import AVAILABLE as AVAILABLE
 from nver.scaling.programs import (
+    Scaled,
     Tape,
     ended,
     first_scaling,
@@ -220,9 +221,13 @@ def fits(cost: Float[Tensor, "problems n m"]) -> bool:
 
 def solve(problem: Problem, keep: bool) -> Solution:
     """Return the plans; with `keep`, remember the scalings of every iteration."""
+    return ended(problem, _scaled(problem, limit_of(problem, keep, _scaled), keep))
+
+
+def _scaled(problem: Problem, limit: int, keep: bool) -> Scaled:
+    """Return what so many iterations give, before any problem is solved on logarithms."""
     cost, a, b = (part.contiguous() for part in problem[:3])
     problems, n, m = cost.shape
-    limit = limit_of(problem, keep, solve)
     found, safe, unsafe = unsolved(cost, a, b)
     settings = settings_of(problem)
     u, v = (cost.new_empty(problems, size, dtype=torch.float64) for size in (n, m))
@@ -242,7 +247,7 @@ def solve(problem: Problem, keep: bool) -> Solution:
         **{**ranges(cost.dtype), "KEEP": keep, **blocks},
     )
     tape = Tape(x, y, u, v, first, safe, settings, None) if keep else None
-    return ended(problem, found, safe, unsafe, tape)
+    return Scaled(found, safe, unsafe, tape)
 
 
 def pull_back(
