@@ -238,7 +238,10 @@ class EmbeddingDataset:
         for name, layers in self.layers.items():
             width = _widths(self.views).get(name, 0)
             if layers < 1 or not width or width % layers:
-                yield f"The {width} columns of view '{name}' are not {layers} layers of one width."
+                yield (
+                    f"The {width} columns of view '{name}' are not {layers} layers of one width. "
+                    "Make layers of unlike width views of their own, for 'best-lda' to choose among."
+                )
         bad = np.flatnonzero(~np.isfinite(self.X).all(axis=1))
         if bad.size:
             yield f"The embedding of '{self.files[bad[0]]}' holds NaN or infinity."

@@ -100,7 +100,7 @@ class EncoderCard:
         if not isinstance(layers, int) or layers < 1 or self.dim % layers:
             raise EncoderError(
                 f"The card of encoder '{self.name}' says layers={layers!r}: expected a number from "
-                f"1 that divides dim={self.dim}."
+                f"1 that divides dim={self.dim}. Layers of unlike width are encoders of their own."
             )
 
     @property

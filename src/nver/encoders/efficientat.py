@@ -6,7 +6,8 @@ knowledge distillation, ICASSP 2023 (mn04_as, AudioSet mAP 43.2). The network is
 million parameters, half of them in the classifier, which is not used; 384 values per clip.
 
 Two layers can be read: ``last`` (the mean of the last feature map, the reference's embedding) and
-``features.11`` (an earlier map, mean over time only, its eight frequency rows kept).
+``features.11`` (an earlier map, mean over time only, its eight frequency rows kept); ``all`` is
+``features.11`` and then ``last``, which are equally wide: a search numbers them 0 and 1.
 """
 
 from __future__ import annotations
@@ -33,8 +34,9 @@ from nver.shapes import Embeddings, Mono
 
 LICENCE = "MIT"
 FOLDERS = ("efficientat-mn04", "efficientat_mn04")
-LAYERS = {"last": "mean over frequency and time", "features.11": "mean over time"}
-DIM = 384
+LAYERS = {"features.11": "mean over time", "last": "mean over frequency and time"}
+ALL = {"all": "mean over time; mean over frequency and time"}
+DIM = 384  # of each layer
 WIDTH = 0.4
 BATCH_NORM_EPS = 1e-3
 PREEMPHASIS = 0.97
@@ -184,8 +186,8 @@ class EfficientATEncoder(Encoder):
     checkpoint : path, optional
         A folder with ``model.safetensors`` and ``config.json``; without it, ``efficientat-mn04`` or
         ``efficientat_mn04`` in $NVER_WEIGHTS and NVER_HOME/weights.
-    layer : {"last", "features.11"}
-        Which feature map becomes the embedding; both give 384 values.
+    layer : {"last", "features.11", "all"}
+        Which feature map becomes the embedding, 384 values; "all": both side by side.
     alias : str
         The card's name, unique within a run.
 
@@ -194,7 +196,7 @@ class EfficientATEncoder(Encoder):
     CheckpointError
         If the checkpoint is missing, truncated or another one.
     UnknownNameError
-        If the layer is none of the two.
+        If the layer is none of these.
     """
 
     def __init__(
@@ -204,14 +206,15 @@ class EfficientATEncoder(Encoder):
         layer: str = "last",
         alias: str = "efficientat-mn04",
     ) -> None:
-        if layer not in LAYERS:
-            raise unknown("layer of efficientat-mn04", layer, LAYERS)
+        if layer not in LAYERS | ALL:
+            raise unknown("layer of efficientat-mn04", layer, LAYERS | ALL)
         opened = Checkpoint.open(find_folder("efficientat-mn04", FOLDERS, checkpoint, LICENCE))
         self._blocks = read_blocks(opened)
         tensors = opened.tensors(
             network_shapes(self._blocks), ignored=("classifier.", "num_batches_tracked")
         )
         self._layer = layer
+        self._read = LAYERS if layer in ALL else {layer: LAYERS[layer]}
         self._logmel = log_mel(opened)
         self._weights = prepared(tensors)
         self._card = self._describe(alias, opened, tensors)
@@ -224,10 +227,10 @@ class EfficientATEncoder(Encoder):
         return EncoderCard(
             name=alias,
             summary="EfficientAT mn04: MobileNetV3 distilled for AudioSet tagging",
-            dim=DIM,
+            dim=DIM * len(self._read),
             rate=rate,
             modality="audio-only",
-            pooling=LAYERS[self._layer],
+            pooling=(LAYERS | ALL)[self._layer],
             licence=LICENCE,
             citation="Schmid et al., Efficient large-scale audio tagging via transformer-to-CNN "
             "knowledge distillation, ICASSP 2023, arXiv:2211.04772",
@@ -235,6 +238,7 @@ class EfficientATEncoder(Encoder):
             parameters=sum(tensors[n].size for n in trained),
             min_seconds=int(opened.number("min_samples")) / rate,
             layer=self._layer,
+            layers=len(self._read),
             download_bytes=opened.weights.stat().st_size,
             facts={
                 "resampler": RESAMPLER,
@@ -253,8 +257,8 @@ class EfficientATEncoder(Encoder):
         return (self._logmel(samples) - np.float32(MEAN)) / np.float32(STD)
 
     def embed(self, inputs: Sequence[np.ndarray]) -> Embeddings:
-        """Return the embeddings [clips, 384]; clips of equal length share a forward pass."""
-        vectors = np.empty((len(inputs), DIM), dtype=np.float32)
+        """Return the embeddings [clips, dim]; clips of equal length share a forward pass."""
+        vectors = np.empty((len(inputs), self._card.dim), dtype=np.float32)
         with torch.inference_mode():
             for group in equal_shapes(inputs, MOST_FRAMES):
                 batch = torch.from_numpy(np.stack([inputs[index] for index in group]))
@@ -267,11 +271,13 @@ class EfficientATEncoder(Encoder):
         )
         for index, block in enumerate(self._blocks, start=1):
             x = run_block(x, block, self._weights)
-            if index == EARLY and self._layer == "features.11":
-                return x.mean(dim=3).flatten(1)  # channel slowest, frequency row fastest
-        return functional.hardswish(functional.conv2d(x, *self._weights["features.16"])).mean(
-            dim=(2, 3)
-        )
+            if index == EARLY and "features.11" in self._read:
+                early = x.mean(dim=3).flatten(1)  # channel slowest, frequency row fastest
+                if "last" not in self._read:
+                    return early
+        last = functional.hardswish(functional.conv2d(x, *self._weights["features.16"]))
+        found = last.mean(dim=(2, 3))
+        return torch.cat([early, found], dim=1) if "features.11" in self._read else found
 
 
 def prepared(tensors: dict[str, np.ndarray]) -> Weights:

@@ -62,6 +62,16 @@ def test_layers_are_different_views(folder: Path):
     assert not np.allclose(last.encode([noise(9000)]), early.encode([noise(9000)]))
 
 
+def test_all_layers_are_those_layers_side_by_side(folder: Path):
+    every = EfficientATEncoder(folder, layer="all")
+    clips = [noise(9000), noise(20000, 1)]
+    layers = [EfficientATEncoder(folder, layer=name) for name in ("features.11", "last")]
+    expected = np.concatenate([encoder.encode(clips) for encoder in layers], axis=1)
+    np.testing.assert_array_equal(every.encode(clips), expected)
+    assert (every.card.dim, every.card.layers) == (expected.shape[1], 2)
+    assert len({encoder.card.fingerprint for encoder in (every, *layers)}) == 3
+
+
 def test_an_unknown_layer_gets_the_nearest(folder: Path):
     with pytest.raises(UnknownNameError, match=r"'features.1'. Did you mean 'features.11'\?"):
         EfficientATEncoder(folder, layer="features.1")
