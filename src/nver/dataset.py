@@ -240,7 +240,7 @@ class EmbeddingDataset:
             if layers < 1 or not width or width % layers:
                 yield (
                     f"The {width} columns of view '{name}' are not {layers} layers of one width. "
-                    "Make layers of unlike width views of their own, for 'best-lda' to choose among."
+                    "Layers of unlike width are views of their own, to choose among by 'best-lda'."
                 )
         bad = np.flatnonzero(~np.isfinite(self.X).all(axis=1))
         if bad.size:
