@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 Tensors = dict[str, np.ndarray]
 
@@ -241,3 +241,26 @@ def write_languagebind(folder: Path, seed: int = 0, lora: int = 0) -> Path:
     save_torch(folder / "pytorch_model.bin", with_lora(tensors, lora) if lora else tensors)
     (folder / "config.json").write_text(json.dumps(LANGUAGEBIND_CONFIG), encoding="utf-8")
     return folder
+
+
+def copied(folder: Path, copy: Path) -> Path:
+    """Copy a checkpoint's files into a new folder, which a test may spoil."""
+    copy.mkdir()
+    for path in folder.iterdir():
+        (copy / path.name).write_bytes(path.read_bytes())
+    return copy
+
+
+def spoil(folder: Path, change: Callable[[Tensors], object]) -> Path:
+    """Change a checkpoint's tensors in place; return their file."""
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path, metadata={"format": "pt"})
+    return path
+
+
+def change(path: Path, **values: object) -> None:
+    """Change what a JSON file says."""
+    said = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**said, **values}), encoding="utf-8")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from tests.contracts.checkpoints import change, copied
 from tests.contracts.checkpoints_ast import ast_extractor, tiny_ast, write_ast
+from tests.unit.encoders.likeness import relative
 
 from nver.audio import Waveform
 from nver.encoders import ast
@@ -32,21 +33,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def spoiled(folder: Path, tmp_path: Path) -> Path:
     """Return a copy of the checkpoint, which the test may spoil."""
-    copy = tmp_path / "tiny"
-    copy.mkdir()
-    for path in folder.iterdir():
-        (copy / path.name).write_bytes(path.read_bytes())
-    return copy
+    return copied(folder, tmp_path / "tiny")
 
 
 def voice(seconds: float, seed: int = 0) -> Waveform:
     return Waveform(gliding_voice(np.random.default_rng(seed), seconds, 16_000), 16_000)
-
-
-def relative(found: np.ndarray, expected: np.ndarray) -> float:
-    """Return the largest error of a clip, relative to its largest value."""
-    found, expected = np.atleast_2d(found, expected)
-    return float((np.abs(found - expected).max(axis=1) / np.abs(expected).max(axis=1)).max())
 
 
 def reference(samples: np.ndarray) -> object:
@@ -55,11 +46,6 @@ def reference(samples: np.ndarray) -> object:
     with torch.inference_mode():
         network = tiny_ast().audio_spectrogram_transformer
         return network(inputs.input_values, output_hidden_states=True)
-
-
-def change(path: Path, **values: object) -> None:
-    said = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(json.dumps({**said, **values}), encoding="utf-8")
 
 
 @pytest.mark.parametrize("seconds", [0.1, 1.0, WINDOW / 16_000])

@@ -18,6 +18,7 @@ from tests.contracts.checkpoints_ssl import (
     save_wrapped,
     write_beats,
 )
+from tests.unit.encoders.likeness import relative
 
 from nver.audio import Waveform
 from nver.encoders.beats import ROW, WINDOW, BEATsEncoder, whole_patches
@@ -41,10 +42,6 @@ def encoder(path: Path) -> BEATsEncoder:
 
 def clip(seconds: float) -> Waveform:
     return Waveform(burst(seconds), 16_000)
-
-
-def far(found: np.ndarray, expected: np.ndarray) -> float:
-    return float((np.abs(found - expected).max(-1) / np.abs(expected).max(-1)).max())
 
 
 def written(folder: Path, tensors: dict[str, np.ndarray] | None = None, **changes: Any) -> Path:
@@ -74,9 +71,9 @@ def test_single_batch_shuffled_and_sorted_are_one(path, options):
     alone = np.concatenate([encoder.encode([one]) for one in clips])
     order = np.random.default_rng(0).permutation(len(clips))
     shuffled = encoder.encode([clips[index] for index in order])
-    assert far(encoder.encode(clips), alone) < 1e-5
-    assert far(encoder.encode(clips[::-1])[::-1], alone) < 1e-5
-    assert far(shuffled[np.argsort(order)], alone) < 1e-5
+    assert relative(encoder.encode(clips), alone) < 1e-5
+    assert relative(encoder.encode(clips[::-1])[::-1], alone) < 1e-5
+    assert relative(shuffled[np.argsort(order)], alone) < 1e-5
     assert np.ptp(alone, axis=0).max() > 0.1
 
 
@@ -86,8 +83,8 @@ def test_padding_the_samples_of_a_batch_would_change_a_clip(encoder):
     padded = encoder.frontend(Waveform(np.pad(short, (0, long.size - short.size)), 16_000))
     tokens = encoder._states(torch.from_numpy(padded[None, :160]))[0][0]
     expected = encoder.encode([clip(0.5)])[0]
-    assert far(tokens[: 3 * ROW].mean(0).numpy(), expected) > 1e-2
-    assert far(tokens.mean(0).numpy(), expected) > 1e-2
+    assert relative(tokens[: 3 * ROW].mean(0).numpy(), expected) > 1e-2
+    assert relative(tokens.mean(0).numpy(), expected) > 1e-2
 
 
 def test_the_samples_are_on_the_16_bit_scale(encoder):
@@ -104,14 +101,14 @@ def test_the_tail(path, encoder):
     changed = burst(0.5).copy()
     changed[7800:] *= -1  # 48 frames end at 7920
     heard = [one.encode([clip(0.5), Waveform(changed, 16_000)]) for one in (encoder, padded)]
-    assert far(*heard[0]) > 1e-4  # 0.5 s is 48 frames, three whole patches
+    assert relative(*heard[0]) > 1e-4  # 0.5 s is 48 frames, three whole patches
     long = burst(0.6)
     changed = long.copy()
     changed[8000:] *= -1
     clips = [Waveform(samples, 16_000) for samples in (long, changed)]
     dropped, kept = encoder.encode(clips), padded.encode(clips)
     np.testing.assert_array_equal(dropped[0], dropped[1])
-    assert far(kept[:1], kept[1:]) > 1e-3
+    assert relative(kept[:1], kept[1:]) > 1e-3
 
 
 @pytest.mark.parametrize("seconds", [0.175, 0.335])
@@ -127,8 +124,8 @@ def test_long_clips_are_heard_in_windows(encoder):
     whole = encoder.embed([frames])[0]
     first, second = encoder.embed([frames[:WINDOW]])[0], encoder.embed([frames[WINDOW:]])[0]
     parts = np.average([first, second], axis=0, weights=[WINDOW, len(frames) - WINDOW])
-    assert far(whole, parts) < 1e-5
-    assert far(whole, first) > 1e-6
+    assert relative(whole, parts) < 1e-5
+    assert relative(whole, first) > 1e-6
 
 
 def test_buckets_of_distances():
@@ -158,11 +155,11 @@ def test_layers_and_poolings(path):
     every = BEATsEncoder(path, layer="all")
     assert every.card.dim == 3 * WIDTH
     assert every.card.layers == 3
-    assert far(every.encode([clip(0.5)]), np.concatenate(layers, axis=1)) < 1e-6
+    assert relative(every.encode([clip(0.5)]), np.concatenate(layers, axis=1)) < 1e-6
     middle = BEATsEncoder(path, layer="mean").encode([clip(0.5)])
-    assert far(middle, (layers[1] + layers[2]) / 2) < 1e-6
+    assert relative(middle, (layers[1] + layers[2]) / 2) < 1e-6
     both = BEATsEncoder(path, pooling="mean+std").encode([clip(0.5)])
-    assert far(both[:, :WIDTH], layers[2]) < 1e-6
+    assert relative(both[:, :WIDTH], layers[2]) < 1e-6
 
 
 def test_every_layout_is_one_network(path, tmp_path):
@@ -195,7 +192,7 @@ def test_half_precision_is_near(path, encoder):
     # oneDNN's bfloat16 convolutions in narrow groups, as of this toy, are wrong on CPUs with AMX.
     with torch.backends.mkldnn.flags(enabled=False):
         half = BEATsEncoder(path, dtype="bfloat16").encode([clip(0.5)])
-    assert 0 < far(half, encoder.encode([clip(0.5)])) < 0.1
+    assert 0 < relative(half, encoder.encode([clip(0.5)])) < 0.1
 
 
 @pytest.mark.parametrize(

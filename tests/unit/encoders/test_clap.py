@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from tests.contracts.checkpoints import change, copied
 from tests.contracts.checkpoints_ast import clap_extractor, tiny_clap, write_clap
+from tests.unit.encoders.likeness import relative
 
 from nver.audio import Waveform
 from nver.encoders import clap
@@ -40,11 +41,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[bool], Path]:
 @pytest.fixture
 def spoiled(folders: Callable[[bool], Path], tmp_path: Path) -> Path:
     """Return a copy of the unfused checkpoint, which the test may spoil."""
-    copy = tmp_path / "tiny"
-    copy.mkdir()
-    for path in folders(False).iterdir():
-        (copy / path.name).write_bytes(path.read_bytes())
-    return copy
+    return copied(folders(False), tmp_path / "tiny")
 
 
 @pytest.fixture
@@ -56,17 +53,6 @@ def wide_batches(monkeypatch: pytest.MonkeyPatch) -> None:
 def voice(seconds: float, seed: int = 0) -> Waveform:
     make = noise_bursts if seed % 2 else gliding_voice
     return Waveform(make(np.random.default_rng(seed), seconds, RATE), RATE)
-
-
-def relative(found: np.ndarray, expected: np.ndarray) -> float:
-    """Return the largest error of a clip, relative to its largest value."""
-    found, expected = np.atleast_2d(found, expected)
-    return float((np.abs(found - expected).max(axis=1) / np.abs(expected).max(axis=1)).max())
-
-
-def change(path: Path, **values: object) -> None:
-    said = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(json.dumps({**said, **values}), encoding="utf-8")
 
 
 def by_network(fused: bool, mel: np.ndarray, longer: bool) -> dict[str, np.ndarray]:

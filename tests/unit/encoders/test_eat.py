@@ -16,6 +16,7 @@ from tests.contracts.checkpoints_ssl import (
     save_wrapped,
     write_eat,
 )
+from tests.unit.encoders.likeness import relative
 
 from nver.audio import Waveform
 from nver.encoders.conformance import check_encoder
@@ -38,10 +39,6 @@ def encoder(folder: Path) -> EATEncoder:
 
 def clip(seconds: float) -> Waveform:
     return Waveform(burst(seconds), 16_000)
-
-
-def far(found: np.ndarray, expected: np.ndarray) -> float:
-    return float((np.abs(found - expected).max(-1) / np.abs(expected).max(-1)).max())
 
 
 def test_the_card_says_what_it_is(encoder, folder):
@@ -68,9 +65,9 @@ def test_single_batch_shuffled_and_sorted_are_one(folder, options):
     alone = np.concatenate([encoder.encode([one]) for one in clips])
     order = np.random.default_rng(0).permutation(len(clips))
     shuffled = encoder.encode([clips[index] for index in order])
-    assert far(encoder.encode(clips), alone) < 1e-5
-    assert far(encoder.encode(clips[::-1])[::-1], alone) < 1e-5
-    assert far(shuffled[np.argsort(order)], alone) < 1e-5
+    assert relative(encoder.encode(clips), alone) < 1e-5
+    assert relative(encoder.encode(clips[::-1])[::-1], alone) < 1e-5
+    assert relative(shuffled[np.argsort(order)], alone) < 1e-5
     assert np.ptp(alone, axis=0).max() > 0.1
 
 
@@ -79,7 +76,7 @@ def test_padding_to_the_longest_would_change_a_clip(encoder):
     missing = len(long) - len(short)
     padded = np.pad(short, ((0, missing), (0, 0)), constant_values=short[-1, -1])
     naive = encoder._states(torch.from_numpy(np.stack([padded, long])))[0][0, 0].numpy()
-    assert far(naive[None], encoder.encode([clip(0.5)])) > 1e-3
+    assert relative(naive[None], encoder.encode([clip(0.5)])) > 1e-3
 
 
 def test_padding_is_zero_before_the_normalisation(encoder):
@@ -99,8 +96,8 @@ def test_the_patches_of_padding_are_not_pooled(folder):
     assert (len(window.spectrogram), window.tokens) == (1024, 3 * ROW)
     tokens = fixed._states(torch.from_numpy(window.spectrogram[None]))[0][0]
     found = fixed.encode([clip(0.5)])[0]
-    assert far(found, tokens[1 : 1 + 3 * ROW].mean(0).numpy()) < 1e-6
-    assert far(found, tokens[1:].mean(0).numpy()) > 1e-3
+    assert relative(found, tokens[1 : 1 + 3 * ROW].mean(0).numpy()) < 1e-6
+    assert relative(found, tokens[1:].mean(0).numpy()) > 1e-3
 
 
 def test_long_clips_are_heard_whole(folder):
@@ -111,7 +108,7 @@ def test_long_clips_are_heard_whole(folder):
     frames = encoder.frontend(Waveform(first, 16_000))
     assert [window.tokens for window in encoder.windows(frames)] == [16 * ROW, 9 * ROW]
     both = encoder.encode([Waveform(samples, 16_000) for samples in (first, second)])
-    assert far(both[:1], both[1:]) > 1e-3
+    assert relative(both[:1], both[1:]) > 1e-3
 
 
 def test_the_class_token_of_several_windows_is_their_mean(encoder):
@@ -121,7 +118,7 @@ def test_the_class_token_of_several_windows_is_their_mean(encoder):
         encoder._states(torch.from_numpy(window.spectrogram[None]))[0][0, 0].numpy()
         for window in windows
     ]
-    assert far(encoder.encode([clip(12.6)])[0], (each[0] + each[1]) / 2) < 1e-6
+    assert relative(encoder.encode([clip(12.6)])[0], (each[0] + each[1]) / 2) < 1e-6
 
 
 def test_layers_and_poolings(folder):
@@ -129,13 +126,13 @@ def test_layers_and_poolings(folder):
     every = EATEncoder(folder, layer="all")
     assert every.card.dim == 3 * WIDTH
     assert every.card.layers == 3
-    assert far(every.encode([clip(0.5)]), np.concatenate(layers, axis=1)) < 1e-6
+    assert relative(every.encode([clip(0.5)]), np.concatenate(layers, axis=1)) < 1e-6
     middle = EATEncoder(folder, layer="mean").encode([clip(0.5)])
-    assert far(middle, (layers[1] + layers[2]) / 2) < 1e-6
+    assert relative(middle, (layers[1] + layers[2]) / 2) < 1e-6
     mean = EATEncoder(folder, pooling="mean").encode([clip(0.5)])
     both = EATEncoder(folder, pooling="mean+std").encode([clip(0.5)])
-    assert far(both[:, :WIDTH], mean) < 1e-6
-    assert far(mean, layers[2]) > 1e-2
+    assert relative(both[:, :WIDTH], mean) < 1e-6
+    assert relative(mean, layers[2]) > 1e-2
 
 
 def fairseq_names(tensors: dict[str, np.ndarray], prefix: str = "") -> dict[str, np.ndarray]:
@@ -181,7 +178,7 @@ def test_the_fingerprint_follows_what_changes_the_numbers(folder, tmp_path):
 
 def test_half_precision_is_near(folder, encoder):
     half = EATEncoder(folder, dtype="bfloat16").encode([clip(0.5)])
-    assert 0 < far(half, encoder.encode([clip(0.5)])) < 0.1
+    assert 0 < relative(half, encoder.encode([clip(0.5)])) < 0.1
 
 
 def test_a_foreign_checkpoint_is_refused(tmp_path):

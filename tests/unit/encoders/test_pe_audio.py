@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from tests.contracts.checkpoints import change, copied
 from tests.contracts.checkpoints_ast import tiny_pe_audio, write_pe_audio
+from tests.unit.encoders.likeness import relative
 
 from nver.audio import Waveform
 from nver.encoders import pe_audio
@@ -44,27 +46,12 @@ def folder(folders: Callable[[str], Path]) -> Path:
 @pytest.fixture
 def spoiled(folder: Path, tmp_path: Path) -> Path:
     """Return a copy of a checkpoint, which the test may spoil."""
-    copy = tmp_path / "tiny"
-    copy.mkdir()
-    for path in folder.iterdir():
-        (copy / path.name).write_bytes(path.read_bytes())
-    return copy
+    return copied(folder, tmp_path / "tiny")
 
 
 def voice(seconds: float, seed: int = 0) -> Waveform:
     make = noise_bursts if seed % 2 else gliding_voice
     return Waveform(make(np.random.default_rng(seed), seconds, RATE), RATE)
-
-
-def relative(found: np.ndarray, expected: np.ndarray) -> float:
-    """Return the largest error of a clip, relative to its largest value."""
-    found, expected = np.atleast_2d(found, expected)
-    return float((np.abs(found - expected).max(axis=1) / np.abs(expected).max(axis=1)).max())
-
-
-def change(path: Path, **values: object) -> None:
-    said = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(json.dumps({**said, **values}), encoding="utf-8")
 
 
 def extracted(*clips: Waveform) -> Any:

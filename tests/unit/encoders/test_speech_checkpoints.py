@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from tests.contracts.checkpoints import tiny_network
+from tests.contracts.checkpoints import spoil, tiny_network
 
 from nver.audio import Waveform
 from nver.encoders import load_encoder
@@ -25,16 +24,6 @@ from nver.errors import (
 
 transformers = pytest.importorskip("transformers")
 torch = pytest.importorskip("torch")
-
-
-def spoil(folder: Path, change: Callable[[dict[str, np.ndarray]], object]) -> Path:
-    from safetensors.numpy import load_file, save_file
-
-    path = folder / "model.safetensors"
-    tensors = load_file(path)
-    change(tensors)
-    save_file(tensors, path, metadata={"format": "pt"})
-    return path
 
 
 def refusal(folder: Path) -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from tests.contracts.checkpoints import copied, spoil
 from tests.contracts.checkpoints_w2v_bert import tiny_w2v_bert, write_w2v_bert
+from tests.unit.encoders.likeness import noises, relative
 
 from nver.audio import Waveform
 from nver.encoders import w2v_bert
@@ -49,25 +50,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def folder(shared: Path, tmp_path: Path) -> Path:
     """Return a copy of the checkpoint, which the test may spoil."""
-    copy = tmp_path / "tiny"
-    copy.mkdir()
-    for path in shared.iterdir():
-        (copy / path.name).write_bytes(path.read_bytes())
-    return copy
-
-
-def clips(lengths: tuple[int, ...] = LENGTHS) -> list[Waveform]:
-    rng = np.random.default_rng(0)
-    return [
-        Waveform((0.3 * rng.random() * rng.standard_normal(n)).astype(np.float32), 16000)
-        for n in lengths
-    ]
-
-
-def relative(found: np.ndarray, expected: np.ndarray) -> float:
-    """Return the largest error of a clip, relative to its largest value."""
-    error = np.abs(found - expected).max(axis=1) / np.abs(expected).max(axis=1)
-    return float(error.max())
+    return copied(shared, tmp_path / "tiny")
 
 
 def alone(encoder: W2vBertEncoder, waveforms: list[Waveform]) -> np.ndarray:
@@ -96,7 +79,7 @@ def their_states(waveform: Waveform, network: Any, masked: bool = True) -> list[
 
 @pytest.mark.parametrize("samples", sorted(set(LENGTHS)))
 def test_the_input_is_that_of_the_reference(samples: int):
-    clip = clips((samples,))[0].samples[0]
+    clip = noises((samples,))[0].samples[0]
     features, mask = their_inputs(clip)
     found = StackedMel(16000, 80, 2)(clip)
     assert found.shape == (mask.sum(), 160)
@@ -104,7 +87,7 @@ def test_the_input_is_that_of_the_reference(samples: int):
 
 
 def test_an_odd_last_mel_frame_is_paired_with_padding_and_masked_by_the_reference():
-    features, mask = their_inputs(clips((ODD[-1],))[0].samples[0])
+    features, mask = their_inputs(noises((ODD[-1],))[0].samples[0])
     np.testing.assert_array_equal(mask[0], [1] * 23 + [0])
     np.testing.assert_array_equal(features[0, -1, 80:], 1.0)  # padding_value
 
@@ -121,7 +104,7 @@ def test_batches_are_exact_in_every_layer(
     monkeypatch.setattr(w2v_bert, "PADDING", 1.0)  # 1 frame beside 53: the worst batch
     monkeypatch.setattr(w2v_bert, "MOST_FRAMES", 10**6)
     folder = write_w2v_bert(tmp_path, position_embeddings_type=positions)
-    encoder, waveforms = W2vBertEncoder(folder, layer="all"), clips(LENGTHS[:-2])
+    encoder, waveforms = W2vBertEncoder(folder, layer="all"), noises(LENGTHS[:-2])
     network = tiny_w2v_bert(position_embeddings_type=positions)
     expected = alone(encoder, waveforms)
     theirs = np.stack([np.stack(their_states(w, network)).mean(axis=1).ravel() for w in waveforms])
@@ -143,7 +126,7 @@ def test_batches_are_exact_in_every_layer(
 
 def test_a_tenth_of_a_second_beside_15_s(shared: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(w2v_bert, "PADDING", 1.0)
-    encoder, waveforms = W2vBertEncoder(shared), clips((1600, 240000))
+    encoder, waveforms = W2vBertEncoder(shared), noises((1600, 240000))
     network = tiny_w2v_bert()
     theirs = np.stack([their_states(w, network)[-1].mean(axis=0) for w in waveforms])
     assert relative(encoder.encode(waveforms), theirs) < EXACT
@@ -152,7 +135,7 @@ def test_a_tenth_of_a_second_beside_15_s(shared: Path, monkeypatch: pytest.Monke
 
 def test_batches_without_the_mask_are_not_exact(shared: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(w2v_bert, "PADDING", 1.0)
-    encoder, waveforms = W2vBertEncoder(shared), clips((1600, 16000))
+    encoder, waveforms = W2vBertEncoder(shared), noises((1600, 16000))
     expected = alone(encoder, waveforms)
     forward = encoder._network.forward
     encoder._network.forward = lambda x, attention_mask=None, **rest: forward(x, **rest)
@@ -162,7 +145,7 @@ def test_batches_without_the_mask_are_not_exact(shared: Path, monkeypatch: pytes
 
 def test_the_odd_frame_would_be_heard_without_the_mask(shared: Path):
     encoder, network = W2vBertEncoder(shared), tiny_w2v_bert()
-    for waveform in clips(ODD):
+    for waveform in noises(ODD):
         found = encoder.encode([waveform])
         naive = their_states(waveform, network, masked=False)[-1].mean(axis=0)[None]
         assert relative(found, naive) > 1e-3
@@ -171,7 +154,7 @@ def test_the_odd_frame_would_be_heard_without_the_mask(shared: Path):
 
 
 def test_bands_normalised_over_padding_too_would_be_others():
-    clip = clips((8000,))[0].samples[0]
+    clip = noises((8000,))[0].samples[0]
     mel = StackedMel(16000, 80, 2)
     padded = mel(np.pad(clip, (0, 8000)))
     assert np.abs(padded[:24] - mel(clip)[:24]).max() > 1
@@ -179,7 +162,7 @@ def test_bands_normalised_over_padding_too_would_be_others():
 
 @pytest.mark.parametrize("layer", [0, 1, -2, 3, "last"])
 def test_layers_are_those_of_the_network(layer: int | str, shared: Path):
-    waveforms = clips((4800, 16000))
+    waveforms = noises((4800, 16000))
     number = {"last": 3, -2: 2}.get(layer, layer)
     network = tiny_w2v_bert()
     expected = [their_states(waveform, network)[number].mean(axis=0) for waveform in waveforms]
@@ -190,7 +173,7 @@ def test_layers_are_those_of_the_network(layer: int | str, shared: Path):
 
 
 def test_the_mean_of_layers_and_deviations(shared: Path):
-    waveforms = clips((560, 4800, 16000))
+    waveforms = noises((560, 4800, 16000))
     network = tiny_w2v_bert()
     frames = [np.mean(their_states(waveform, network)[1:], axis=0) for waveform in waveforms]
     expected = [np.concatenate([clip.mean(axis=0), clip.std(axis=0)]) for clip in frames]
@@ -201,7 +184,7 @@ def test_the_mean_of_layers_and_deviations(shared: Path):
 
 def test_it_conforms(shared: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(w2v_bert, "PADDING", 1.0)
-    waveforms = clips((1600, 15900, 16000))
+    waveforms = noises((1600, 15900, 16000))
     check_encoder(W2vBertEncoder(shared), waveforms).raise_if_failed()
 
 
@@ -209,15 +192,15 @@ def test_a_head_is_left_aside(shared: Path, tmp_path: Path):
     whole = tiny_w2v_bert(seed=1, head="Wav2Vec2BertForCTC", vocab_size=9)
     whole.wav2vec2_bert.load_state_dict(tiny_w2v_bert().state_dict())
     whole.save_pretrained(tmp_path)  # and no preprocessor_config.json: the published front end
-    found = W2vBertEncoder(tmp_path).encode(clips((5000,)))
-    np.testing.assert_array_equal(found, W2vBertEncoder(shared).encode(clips((5000,))))
+    found = W2vBertEncoder(tmp_path).encode(noises((5000,)))
+    np.testing.assert_array_equal(found, W2vBertEncoder(shared).encode(noises((5000,))))
 
 
 def test_half_precision_only_when_asked(tmp_path: Path):
     tiny_w2v_bert().half().save_pretrained(tmp_path)
     full, half = W2vBertEncoder(tmp_path), W2vBertEncoder(tmp_path, dtype="bfloat16")
     assert full._network.dtype == torch.float32
-    waveforms = clips((15900, 16000))
+    waveforms = noises((15900, 16000))
     assert relative(half.encode(waveforms), full.encode(waveforms)) < 0.1
 
 
@@ -242,16 +225,6 @@ def test_the_fingerprint_follows_what_changes_the_numbers(folder: Path, tmp_path
     assert W2vBertEncoder(folder).card.fingerprint == cards[0].fingerprint
 
 
-def spoil(folder: Path, change: Callable[[dict[str, np.ndarray]], object]) -> Path:
-    from safetensors.numpy import load_file, save_file
-
-    path = folder / "model.safetensors"
-    tensors = load_file(path)
-    change(tensors)
-    save_file(tensors, path, metadata={"format": "pt"})
-    return path
-
-
 def refusal(folder: Path) -> str:
     with pytest.raises(CheckpointError) as caught:
         W2vBertEncoder(folder)
@@ -272,7 +245,7 @@ def test_a_tensor_of_training_may_be_missing(folder: Path):
     before = torch.random.get_rng_state()
     encoder = W2vBertEncoder(folder)  # transformers fills it with random numbers
     assert torch.equal(torch.random.get_rng_state(), before)
-    assert np.isfinite(encoder.encode(clips((900,)))).all()
+    assert np.isfinite(encoder.encode(noises((900,)))).all()
 
 
 def test_misshaped_and_foreign_tensors_are_named(folder: Path):
@@ -334,6 +307,6 @@ def test_without_the_extra_it_says_how_to_install_it(shared: Path, monkeypatch: 
 def test_nothing_is_printed_or_logged(
     shared: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ):
-    W2vBertEncoder(shared).encode(clips((15900, 16000)))
+    W2vBertEncoder(shared).encode(noises((15900, 16000)))
     assert capfd.readouterr() == ("", "")
     assert not [record for record in caplog.records if record.name.startswith("transformers")]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from tests.contracts.checkpoints import copied, spoil
 from tests.contracts.checkpoints_whisper import tiny_whisper, write_whisper
+from tests.unit.encoders.likeness import noises, relative
 
 from nver.audio import Waveform
 from nver.encoders import whisper
@@ -49,25 +50,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def folder(shared: Path, tmp_path: Path) -> Path:
     """Return a copy of the checkpoint, which the test may spoil."""
-    copy = tmp_path / "tiny"
-    copy.mkdir()
-    for path in shared.iterdir():
-        (copy / path.name).write_bytes(path.read_bytes())
-    return copy
-
-
-def clips(lengths: tuple[int, ...] = LENGTHS) -> list[Waveform]:
-    rng = np.random.default_rng(0)
-    return [
-        Waveform((0.3 * rng.random() * rng.standard_normal(n)).astype(np.float32), 16000)
-        for n in lengths
-    ]
-
-
-def relative(found: np.ndarray, expected: np.ndarray) -> float:
-    """Return the largest error of a clip, relative to its largest value."""
-    error = np.abs(found - expected).max(axis=1) / np.abs(expected).max(axis=1)
-    return float(error.max())
+    return copied(shared, tmp_path / "tiny")
 
 
 def alone(encoder: WhisperEncoder, waveforms: list[Waveform]) -> np.ndarray:
@@ -105,7 +88,7 @@ def test_the_spectrogram_is_that_of_the_reference(samples: int, mels: int):
 
 
 def test_features_are_windows_over_the_mark_of_own_frames(shared: Path):
-    samples = clips((WINDOW + 161,))[0].samples[0]
+    samples = noises((WINDOW + 161,))[0].samples[0]
     features = WhisperEncoder(shared).features(samples)
     assert features.shape == (81, 400)
     np.testing.assert_allclose(features[:80, 200:], their_mel(samples[WINDOW:]), atol=1e-6)
@@ -118,7 +101,7 @@ def test_silence_is_the_floor(shared: Path):
 
 
 def test_embeddings_are_the_mean_of_the_clips_own_states_in_any_batch(shared: Path):
-    encoder, waveforms = WhisperEncoder(shared), clips()
+    encoder, waveforms = WhisperEncoder(shared), noises(LENGTHS)
     expected = np.stack([their_states(waveform)[-1].mean(axis=0) for waveform in waveforms])
     assert np.ptp(expected, axis=0).max() > 0.01 * np.abs(expected).max()
     assert relative(alone(encoder, waveforms), expected) < EXACT
@@ -132,7 +115,7 @@ def test_embeddings_are_the_mean_of_the_clips_own_states_in_any_batch(shared: Pa
 def test_a_window_of_the_published_30_s(tmp_path: Path):
     change = {"max_source_positions": 1500, "num_mel_bins": 128, "encoder_layers": 1}
     encoder = WhisperEncoder(write_whisper(tmp_path, **change))
-    waveforms = clips((1600, 240000, 480001))
+    waveforms = noises((1600, 240000, 480001))
     assert [encoder.frontend(waveform).shape[1] for waveform in waveforms] == [3000, 3000, 6000]
     network = tiny_whisper(**change)
     expected = [their_states(waveform, network, 480000)[-1] for waveform in waveforms]
@@ -142,7 +125,7 @@ def test_a_window_of_the_published_30_s(tmp_path: Path):
 
 
 def test_the_usual_mean_over_padding_too_is_another_vector(shared: Path):
-    encoder, waveform = WhisperEncoder(shared), clips((4800,))[0]
+    encoder, waveform = WhisperEncoder(shared), noises((4800,))[0]
     with torch.inference_mode():
         mel = torch.from_numpy(their_mel(waveform.samples[0]))[None]
         naive = tiny_whisper().get_encoder()(mel).last_hidden_state.mean(dim=1).numpy()
@@ -150,7 +133,7 @@ def test_the_usual_mean_over_padding_too_is_another_vector(shared: Path):
 
 
 def test_what_lies_behind_the_first_window_is_heard(shared: Path):
-    encoder, waveform = WhisperEncoder(shared), clips((2 * WINDOW,))[0]
+    encoder, waveform = WhisperEncoder(shared), noises((2 * WINDOW,))[0]
     cut = Waveform(waveform.samples[:, :WINDOW], 16000)
     # The reference truncates: both would be the same.
     assert np.array_equal(their_mel(waveform.samples[0]), their_mel(cut.samples[0]))
@@ -158,7 +141,7 @@ def test_what_lies_behind_the_first_window_is_heard(shared: Path):
 
 
 def test_the_last_short_window_counts_by_its_states(shared: Path):
-    encoder, waveform = WhisperEncoder(shared), clips((WINDOW + 3200,))[0]
+    encoder, waveform = WhisperEncoder(shared), noises((WINDOW + 3200,))[0]
     first, last = (
         encoder.encode([Waveform(part, 16000)])
         for part in np.split(waveform.samples, [WINDOW], axis=1)
@@ -170,7 +153,7 @@ def test_the_last_short_window_counts_by_its_states(shared: Path):
 
 @pytest.mark.parametrize("layer", [0, 1, -2, 3, "last"])
 def test_layers_are_those_of_the_network(layer: int | str, shared: Path):
-    waveforms = clips((4800, WINDOW + 900))
+    waveforms = noises((4800, WINDOW + 900))
     number = {"last": 3, -2: 2}.get(layer, layer)
     expected = [their_states(waveform)[number].mean(axis=0) for waveform in waveforms]
     encoder = WhisperEncoder(shared, layer=layer)
@@ -180,7 +163,7 @@ def test_layers_are_those_of_the_network(layer: int | str, shared: Path):
 
 
 def test_the_mean_of_layers_and_all_of_them_with_deviations(shared: Path):
-    waveforms = clips((4800, WINDOW + 900))
+    waveforms = noises((4800, WINDOW + 900))
     states = [their_states(waveform) for waveform in waveforms]
     means = [np.mean(clip[1:], axis=0).mean(axis=0) for clip in states]
     found = WhisperEncoder(shared, layer="mean").encode(waveforms)
@@ -192,13 +175,13 @@ def test_the_mean_of_layers_and_all_of_them_with_deviations(shared: Path):
 
 
 def test_one_state_has_no_deviation(shared: Path):
-    found = WhisperEncoder(shared, pooling="mean+std").encode(clips((320,)))
+    found = WhisperEncoder(shared, pooling="mean+std").encode(noises((320,)))
     np.testing.assert_array_equal(found[0, 32:], 0.0)
 
 
 def test_every_layer_conforms(shared: Path):
     encoder = WhisperEncoder(shared, layer="all", pooling="mean+std")
-    check_encoder(encoder, clips()).raise_if_failed()
+    check_encoder(encoder, noises(LENGTHS)).raise_if_failed()
 
 
 @pytest.mark.parametrize("head", ["WhisperModel", "WhisperForAudioClassification"])
@@ -206,13 +189,13 @@ def test_the_encoder_is_found_in_every_layout(head: str, shared: Path, tmp_path:
     whole, network = tiny_whisper(), tiny_whisper(seed=1, head=head)
     network.get_submodule("encoder").load_state_dict(whole.get_encoder().state_dict())
     network.save_pretrained(tmp_path)  # and no preprocessor_config.json: the published front end
-    found = WhisperEncoder(tmp_path).encode(clips((5000,)))
-    np.testing.assert_array_equal(found, WhisperEncoder(shared).encode(clips((5000,))))
+    found = WhisperEncoder(tmp_path).encode(noises((5000,)))
+    np.testing.assert_array_equal(found, WhisperEncoder(shared).encode(noises((5000,))))
 
 
 def test_a_classifier_of_another_width_is_left_aside(folder: Path):
     spoil(folder, lambda t: t.update({"projector.weight": np.zeros((3, 32), dtype=np.float32)}))
-    assert np.isfinite(WhisperEncoder(folder).encode(clips((5000,)))).all()
+    assert np.isfinite(WhisperEncoder(folder).encode(noises((5000,)))).all()
 
 
 def test_a_bin_file_gives_the_same(folder: Path, shared: Path):
@@ -220,8 +203,8 @@ def test_a_bin_file_gives_the_same(folder: Path, shared: Path):
 
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
-    found = WhisperEncoder(folder).encode(clips((5000,)))
-    np.testing.assert_array_equal(found, WhisperEncoder(shared).encode(clips((5000,))))
+    found = WhisperEncoder(folder).encode(noises((5000,)))
+    np.testing.assert_array_equal(found, WhisperEncoder(shared).encode(noises((5000,))))
 
 
 def test_only_the_encoder_is_kept(shared: Path):
@@ -243,7 +226,7 @@ def test_half_precision_only_when_asked(tmp_path: Path, shared: Path):
     tiny_whisper().half().save_pretrained(tmp_path)
     full, half = WhisperEncoder(tmp_path), WhisperEncoder(tmp_path, dtype="bfloat16")
     assert full._network.dtype == torch.float32
-    waveforms = clips((9000, 40000))
+    waveforms = noises((9000, 40000))
     assert relative(half.encode(waveforms), full.encode(waveforms)) < 0.1
     assert relative(full.encode(waveforms), WhisperEncoder(shared).encode(waveforms)) < 0.1
 
@@ -267,16 +250,6 @@ def test_the_fingerprint_follows_what_changes_the_numbers(folder: Path, tmp_path
     assert WhisperEncoder(folder).card.fingerprint == cards[0].fingerprint
 
 
-def spoil(folder: Path, change: Callable[[dict[str, np.ndarray]], object]) -> Path:
-    from safetensors.numpy import load_file, save_file
-
-    path = folder / "model.safetensors"
-    tensors = load_file(path)
-    change(tensors)
-    save_file(tensors, path, metadata={"format": "pt"})
-    return path
-
-
 def refusal(folder: Path) -> str:
     with pytest.raises(CheckpointError) as caught:
         WhisperEncoder(folder)
@@ -286,7 +259,7 @@ def refusal(folder: Path) -> str:
 
 def test_tensors_of_the_decoder_may_be_missing(folder: Path):
     spoil(folder, lambda t: t.pop("model.decoder.layers.0.fc1.weight"))
-    assert np.isfinite(WhisperEncoder(folder).encode(clips((5000,)))).all()
+    assert np.isfinite(WhisperEncoder(folder).encode(noises((5000,)))).all()
 
 
 def test_missing_tensors_are_named(folder: Path):
@@ -361,13 +334,13 @@ def test_without_the_extra_it_says_how_to_install_it(shared: Path, monkeypatch: 
 def test_nothing_is_printed_or_logged(
     shared: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ):
-    WhisperEncoder(shared).encode(clips((900, 40000)))
+    WhisperEncoder(shared).encode(noises((900, 40000)))
     assert capfd.readouterr() == ("", "")
     assert not [record for record in caplog.records if record.name.startswith("transformers")]
 
 
 def test_windows_beyond_one_pass_give_the_same(shared: Path, monkeypatch: pytest.MonkeyPatch):
-    encoder, waveforms = WhisperEncoder(shared), clips()
+    encoder, waveforms = WhisperEncoder(shared), noises(LENGTHS)
     expected = encoder.encode(waveforms)
     monkeypatch.setattr(whisper, "MOST_WINDOWS", 1)
     assert relative(encoder.encode(waveforms), expected) < EXACT

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 from tests.contracts.checkpoints import save_torch
 from tests.contracts.checkpoints_small import write_xvector, xvector_tensors
+from tests.unit.encoders.likeness import relative
 
 from nver.audio import Waveform
 from nver.encoders.conformance import check_encoder
@@ -40,11 +41,6 @@ def encoder(folder: Path) -> XVectorEncoder:
 def noise(samples: int, seed: int = 0, level: float = 0.1) -> Waveform:
     rng = np.random.default_rng(seed)
     return Waveform((level * rng.standard_normal(samples)).astype(np.float32), 16000)
-
-
-def worst(found: np.ndarray, expected: np.ndarray) -> float:
-    """Return the largest difference relative to each clip's largest value."""
-    return float((np.abs(found - expected).max(axis=1) / np.abs(expected).max(axis=1)).max())
 
 
 def test_the_card_says_what_it_is(encoder: XVectorEncoder):
@@ -162,11 +158,11 @@ def crowd() -> list[Waveform]:
 
 def test_clips_do_not_change_each_other(encoder: XVectorEncoder, crowd: list[Waveform]):
     alone = np.concatenate([encoder.encode([clip]) for clip in crowd])
-    assert worst(encoder.encode(crowd), alone) < 1e-5
+    assert relative(encoder.encode(crowd), alone) < 1e-5
     order = np.random.default_rng(0).permutation(len(crowd))
-    assert worst(encoder.encode([crowd[index] for index in order]), alone[order]) < 1e-5
+    assert relative(encoder.encode([crowd[index] for index in order]), alone[order]) < 1e-5
     by_length = np.argsort([clip.seconds for clip in crowd], kind="stable")
-    assert worst(encoder.encode([crowd[index] for index in by_length]), alone[by_length]) < 1e-5
+    assert relative(encoder.encode([crowd[index] for index in by_length]), alone[by_length]) < 1e-5
     assert np.ptp(alone, axis=0).max() > 0.1
 
 
@@ -174,9 +170,9 @@ def test_padding_to_a_neighbours_length_would_change_a_clip(encoder: XVectorEnco
     clip = noise(16_000)
     alone = encoder.encode([clip])
     padded = np.pad(clip.samples[0], (0, 800))
-    assert worst(encoder.encode([Waveform(padded, 16000)]), alone) > 1e-2  # zero samples
+    assert relative(encoder.encode([Waveform(padded, 16000)]), alone) > 1e-2  # zero samples
     mel = np.pad(encoder.frontend(clip), ((0, 5), (0, 0)))
-    assert worst(encoder.embed([mel]), alone) > 1e-3  # zero frames
+    assert relative(encoder.embed([mel]), alone) > 1e-3  # zero frames
     with torch.inference_mode():  # and even where they are left out of the statistics
         frames = encoder.frames(torch.from_numpy(mel.T)[None])[:, :, :-5]
         own = encoder.frames(torch.from_numpy(encoder.frontend(clip).T)[None])
@@ -223,7 +219,7 @@ def test_half_precision_when_asked(folder: Path, dtype: str, tolerance: float):
     half = XVectorEncoder(folder, dtype=dtype).encode(clips)
     exact = XVectorEncoder(folder).encode(clips)
     assert half.dtype == np.float32
-    assert 1e-5 < worst(half, exact) < tolerance
+    assert 1e-5 < relative(half, exact) < tolerance
 
 
 def test_unknown_options_are_refused(folder: Path):
