@@ -62,7 +62,7 @@ def test_who_asks_first_without_a_gradient_hears_the_same(mode):
 def test_tensors_that_do_not_fit_are_refused(change):
     x = [_random(1, 5, 24, seed=seed) for seed in range(2)]
     x, images = change(x, [Image(0, _random(1, 5, 5))])
-    with pytest.raises(SettingsError, match="Expected tensors of one type on one device, shaped"):
+    with pytest.raises(SettingsError, match="Expected tensors of one type on the CPU, shaped"):
         _stack()(x, None, images)
 
 

@@ -19,7 +19,7 @@ from nver.fusion import (
     build_fusion,
 )
 from nver.fusion.attending import DROPOUT, SelfAttention
-from nver.fusion.attention_core import HEADS
+from nver.fusion.attention_inputs import HEADS
 from nver.fusion.coupling import Mapped, TransportSettings
 from nver.fusion.tokens import (
     distinct_tokens,

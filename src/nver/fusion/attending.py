@@ -16,7 +16,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nver.fusion.attention_core import HEADS, Drop, Known, attend
+from nver.fusion.attention_core import attend
+from nver.fusion.attention_inputs import HEADS, Drop, Known
 from nver.heads import Batch, LayerNorm, Linear, Random
 from nver.heads.layers import LEVELS
 

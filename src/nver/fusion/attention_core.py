@@ -3,7 +3,7 @@
 Among four tokens attention is a product of 4 x 15 by 15 x 4 numbers per clip and head: too small
 for a matrix product each. Here clips are the innermost axis, so that all of it is elementwise over
 contiguous rows, and only the projections are matrix products. On a CPU compiled loops
-(`attention_members`) do it each way; torch operations do it elsewhere and where numba is missing.
+(`attention_compiled`) do it each way; torch operations do it elsewhere and where numba is missing.
 
 All is one operation for torch: with some thirty small ones, their dispatch would cost as much.
 """
@@ -13,72 +13,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import cache, partial
-from typing import Any, NamedTuple, final
+from typing import Any, final
 
-import numpy as np
 import torch
-from jaxtyping import Float, Int16, Int64
+from jaxtyping import Float
 from torch import Tensor
 
-from nver.errors import SettingsError
-from nver.fusion import attention_members, residual
-from nver.fusion.attention_loops import LINE
+from nver.fusion import residual
+from nver.fusion.attention_compiled import AttendCompiled
+from nver.fusion.attention_inputs import FIRST_TOKEN, HEADS, Drop, Known
 from nver.fusion.batch_plans import ONE
 from nver.heads.loops import run
 from nver.heads.products import accumulate, multiply, multiply_add, sums
-from nver.scaling.blas import product_address
-
-HEADS = 8
-FIRST_TOKEN = 7
-"""Place of the first token among the arguments of `_Attend`."""
-KEPT = len(attention_members.Kept._fields)
-
-
-class Drop(NamedTuple):
-    """What decides which attention weights survive.
-
-    Parameters
-    ----------
-    bits : int16 [members, clips, heads * tokens * tokens]
-        Of query i and key (i + r) modulo tokens at r * tokens + i of a head's.
-    levels : int16 [copies, tokens]
-        Bits above level number n let more than n copies of a key survive.
-    shares : float [tokens]
-        By what each survivor's weight is multiplied.
-    """
-
-    bits: Int16[Tensor, "members clips pairs"]
-    levels: Int16[Tensor, "copies tokens"]
-    shares: Float[Tensor, " tokens"]
-
-    def factors(self, like: Tensor) -> Float[Tensor, "members heads tokens tokens clips"]:
-        """Return the factor of each weight of query i for key j."""
-        tokens, places = len(self.shares), torch.arange(len(self.shares), device=like.device)
-        order = (places - places.unsqueeze(1)) % tokens * tokens + places.unsqueeze(1)
-        bits = self.bits.view(*self.bits.shape[:2], HEADS, tokens**2)[..., order]
-        bits = bits.permute(0, 2, 3, 4, 1)
-        count = torch.zeros(bits.shape, dtype=like.dtype, device=like.device)
-        for level in self.levels:
-            count += bits > level.unsqueeze(-1)
-        return count.mul_(self.shares.unsqueeze(-1).to(like.dtype))
-
-
-class Known(NamedTuple):
-    """What is no parameter of the network.
-
-    Parameters
-    ----------
-    counts : float [tokens]
-        How many copies each token stands for.
-    drop : Drop, optional
-        Dropout of the attention weights.
-    sources : sequence of int
-        Of which token each image is one.
-    """
-
-    counts: Float[Tensor, " tokens"]
-    drop: Drop | None
-    sources: Sequence[int]
 
 
 @final
@@ -149,140 +95,15 @@ class _Attend(torch.autograd.Function):
         return None, d_w_in, d_b_in, d_w_out, d_b_out, d_scale, d_shift, *d_own, *d_maps
 
 
-@final
-class _AttendCompiled(torch.autograd.Function):
-    """The same on a CPU, member by member in compiled loops."""
+def _see(
+    projected: Float[Tensor, "tokens members rows clips"],
+    b_in: Float[Tensor, "members rows"],
+    known: Known,
+) -> tuple[Float[Tensor, "members width columns"], Tensor, Tensor]:
+    """Return what every token sees, a column per token and clip; weights, and what is kept of them.
 
-    @staticmethod
-    def forward(
-        ctx: Any,
-        known: Known,
-        w_in: Tensor,
-        b_in: Tensor,
-        w_out: Tensor,
-        b_out: Tensor,
-        scale: Tensor,
-        shift: Tensor,
-        *given: Tensor,
-    ) -> Tensor:
-        _check(known, (w_in, b_in, w_out, b_out, scale, shift), given)
-        members, clips, width = given[0].shape
-        tokens, images = known.counts.shape[0], len(known.sources)
-        own, new = tokens - images, w_in.new_empty
-        lanes = LINE // w_in.itemsize
-        room = -(-clips // lanes) * lanes
-        layers = [part.contiguous() for part in (w_in, b_in, w_out, b_out, scale, shift)]
-        x = [token.contiguous() for token in given[:own]]
-        maps = [part if part.mT.is_contiguous() else part.contiguous() for part in given[own:]]
-        bits, levels, shares = known.drop or (known.counts,) * 3  # are not looked at without levels
-        if known.drop is not None:
-            bits, shares = bits.contiguous(), shares.to(w_in.dtype)
-        made = (
-            new(members, 3 * width, tokens * room),
-            new(members, tokens, room, width),
-            new(members, tokens, room),
-        )
-        out = new(members, clips, tokens * width)
-        copies = 0 if known.drop is None else len(levels)
-        ctx.known = known
-        ctx.sizes = (members, tokens, own, clips, width // HEADS, HEADS, copies)
-        ctx.own = own
-        kept = (*layers, known.counts, bits, levels, shares, *made)
-        ctx.save_for_backward(*kept, *x, *maps)
-        attention_members.forward(
-            *_constants(out, ctx.sizes),
-            _addresses(x),
-            _images(known, maps, [None] * images),
-            tuple([part.data_ptr() for part in kept]),
-            out.data_ptr(),
-            residual.EPS,
-        )
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():  # a graph of this is asked for, and there is none
-            raise NotImplementedError("Attention in compiled loops has no second derivative.")
-        saved = ctx.saved_tensors
-        kept, rest = saved[:KEPT], saved[KEPT:]
-        x, maps = rest[: ctx.own], rest[ctx.own :]
-        w_in, b_in, w_out = kept[:3]
-        gradient = gradient.contiguous()
-        d_w_in, d_b_in, d_w_out = (torch.empty_like(part) for part in kept[:3])
-        members, width = b_in.shape[0], w_out.shape[1]
-        sums = w_in.new_empty(members, 3, width)
-        d_x = [torch.empty_like(token) for token in x]
-        wanted = ctx.needs_input_grad[FIRST_TOKEN + ctx.own :]
-        d_maps = [
-            part.new_empty(part.shape) if want else None
-            for part, want in zip(maps, wanted, strict=True)
-        ]
-        made = (gradient, d_w_in, d_b_in, d_w_out, sums)
-        attention_members.backward(
-            *_constants(gradient, ctx.sizes),
-            _addresses(x),
-            _images(ctx.known, maps, d_maps),
-            tuple([part.data_ptr() for part in kept]),
-            tuple([part.data_ptr() for part in made]),
-            _addresses(d_x),
-        )
-        d_scale, d_shift, d_b_out = sums.unbind(1)
-        return None, d_w_in, d_b_in, d_w_out, d_b_out, d_scale, d_shift, *d_x, *d_maps
-
-
-def _check(known: Known, layers: Sequence[Tensor], given: Sequence[Tensor]) -> None:
-    """Raise SettingsError where addresses would lead astray."""
-    members, clips, width = given[0].shape
-    tokens, images = len(known.counts), len(known.sources)
-    one, own = (members, width), tokens - images
-    wide = (members, 3 * width)
-    shapes = [(*wide, width), wide, (*one, width), one, one, one]
-    shapes += [(members, clips, width)] * own + [(members, clips, clips)] * images
-    got = [part.shape for part in (*layers, *given)]
-    kinds = {(part.dtype, part.device) for part in (*layers, *given, known.counts)}
-    drawn, drop = (members, clips, HEADS * tokens**2), known.drop
-    if drop is not None:
-        shapes += [drawn, (len(drop.levels), tokens), (tokens,)]
-        got += [drop.bits.shape, drop.levels.shape, drop.shares.shape]
-        kinds |= {(given[0].dtype, part.device) for part in drop}
-    if (
-        got != shapes
-        or len(kinds) > 1
-        or width % HEADS
-        or not all(0 <= source < own for source in known.sources)
-    ):
-        raise SettingsError(
-            f"Expected tensors of one type on one device, shaped {shapes}, with a width that "
-            f"{HEADS} divides and images of the first {own} tokens, got {kinds}, "
-            f"{[tuple(shape) for shape in got]} and images of {tuple(known.sources)}."
-        )
-
-
-def _constants(like: Tensor, sizes: tuple[int, ...]) -> tuple[int, Any, tuple[int, ...]]:
-    return product_address(like.dtype), ONE[like.dtype], sizes
-
-
-def _addresses(tensors: Sequence[Tensor]) -> np.ndarray:
-    return np.array([tensor.data_ptr() for tensor in tensors], np.int64)
-
-
-def _images(
-    known: Known, maps: Sequence[Tensor], d_maps: Sequence[Tensor | None]
-) -> Int64[np.ndarray, "images 4"]:
-    """Return what `attention_members` is told about images."""
-    told = [
-        (
-            part.data_ptr(),
-            not part.is_contiguous(),
-            source,
-            0 if gradient is None else gradient.data_ptr(),
-        )
-        for part, source, gradient in zip(maps, known.sources, d_maps, strict=True)
-    ]
-    return np.array(told, np.int64).reshape(-1, 4)
-
-
-def _see(projected: Tensor, b_in: Tensor, known: Known) -> tuple[Tensor, Tensor, Tensor]:
+    Rows are those of queries, keys and values; weights are [members, heads, tokens, tokens, clips].
+    """
     queries, keys, values = _by_heads(projected, b_in)
     scores = _products(queries, keys).mul_(1 / math.sqrt(queries.shape[2]))
     scores.add_(known.counts.log().unsqueeze(-1))
@@ -292,8 +113,13 @@ def _see(projected: Tensor, b_in: Tensor, known: Known) -> tuple[Tensor, Tensor,
 
 
 def _see_back(
-    d_seen: Tensor, projected: Tensor, b_in: Tensor, weights: Tensor, kept: Tensor
-) -> tuple[Tensor, Tensor]:
+    d_seen: Float[Tensor, "members width columns"],
+    projected: Float[Tensor, "tokens members rows clips"],
+    b_in: Float[Tensor, "members rows"],
+    weights: Float[Tensor, "members heads tokens tokens clips"],
+    kept: Float[Tensor, "members heads tokens tokens clips"],
+) -> tuple[Float[Tensor, "tokens members rows clips"], Float[Tensor, "members rows"]]:
+    """Return the gradients at what is projected and at its bias, of `_see`."""
     queries, keys, values = _by_heads(projected, b_in)
     given = d_seen.view(values.shape)
     d_scores = _products(given, values).mul_(kept)
@@ -340,7 +166,7 @@ def attend(
     wanted = torch.is_grad_enabled() or x[0].dtype == torch.float32
     possible = x[0].is_cpu and x[0].numel() > 0 and x[0].dtype in ONE
     compiled = possible and wanted and loops_work(x[0].dtype)
-    kind = _AttendCompiled if compiled else _Attend
+    kind = AttendCompiled if compiled else _Attend
     out: Tensor = kind.apply(known, *layers, *x, *maps)  # type: ignore[no-untyped-call]
     return out
 
@@ -383,7 +209,7 @@ def loops_work(dtype: torch.dtype) -> bool:
         layers += [some(1, width) for _ in range(3)]
         given = [part.requires_grad_() for part in (*layers, some(1, 3, width), some(1, 3, 3))]
         found = []
-        for kind in (_Attend, _AttendCompiled):
+        for kind in (_Attend, AttendCompiled):
             out = kind.apply(known, *given)  # type: ignore[no-untyped-call]
             found.append((out, *torch.autograd.grad(out.square().sum(), given)))
         if not all(map(partial(torch.allclose, rtol=1e-3, atol=1e-3), *found)):

@@ -1,128 +1,235 @@
-"""The loops of a residual and its LayerNorm over one member's tokens, for the CPU.
+"""A residual and its LayerNorm over one member's tokens, for the CPU.
 
-Numba compiles them. `nver.fusion.residual` has the same as torch operations. One array is written
-per loop: with more the compiler does not vectorise.
+`nver.fusion.residual` has the same as torch operations. Clips are the innermost axis here, so that
+all of it is elementwise over lines (see `nver.fusion.lines`): row i holds feature i of every token
+of every clip.
 """
 
-# ruff: noqa: ANN001, ANN201, ANN202 - numba takes the types from the calls
+# ruff: noqa: ANN001, ANN201, ANN202, ARG001 - numba takes the types from the calls; its own signatures
 
 from __future__ import annotations
 
 import math
-from typing import no_type_check
+from typing import Any, NamedTuple, no_type_check
 
-import numpy as np
-
-from nver.scaling.compiled import compiled
-
-
-@compiled
-@no_type_check
-def _normalise(row, eps):
-    """Bring a row to mean 0 and deviation 1; return its scale."""
-    total = row.dtype.type(0)
-    for w in range(row.size):
-        total += row[w]
-    mean = row.dtype.type(total / row.size)
-    total = row.dtype.type(0)
-    for w in range(row.size):
-        apart = row[w] - mean
-        total += apart * apart
-    factor = row.dtype.type(1 / math.sqrt(total / row.size + eps))
-    if not factor > 0:  # the squares overflowed: no number, rather than a row of zeros
-        factor = row.dtype.type(np.nan)
-    for w in range(row.size):
-        row[w] = (row[w] - mean) * factor
-    return factor
+from nver.fusion import lines
+from nver.fusion.attention_loops import LINE
+from nver.fusion.lines import Lines
+from nver.scaling.compiled import address, compiled, intrinsic_of
+from nver.scaling.vectors import FLAGS, ir, types
 
 
-@compiled
-@no_type_check
-def _times_number(values, number, out):
-    """Set out to values * number."""
-    for w in range(values.size):
-        out[w] = values[w] * number
+class Extent(NamedTuple):
+    """Features, tokens, and lines of a token's row."""
+
+    width: Any
+    tokens: Any
+    chunks: Any
 
 
-@compiled
-@no_type_check
-def _add_to(values, out):
-    """Add values to out."""
-    for w in range(values.size):
-        out[w] += values[w]
+class _Columns:
+    """Lines of a few columns, feature by feature.
 
-
-@compiled
-@no_type_check
-def _sum_onto(a, b, c):
-    """Add a + b to c."""
-    for w in range(c.size):
-        c[w] += a[w] + b[w]
-
-
-@compiled
-@no_type_check
-def _scaled(row, factor, more, out):
-    """Set out to row * factor + more."""
-    for w in range(row.size):
-        out[w] = row[w] * factor[w] + more[w]
-
-
-@compiled
-@no_type_check
-def add_and_norm(x, normed, layer, counts, eps, out, scale):
-    """Turn `normed` + added + x into normalised rows; out is these times weight plus bias.
-
-    `layer` are added, weight and bias [width]. The shapes: x, normed [tokens, room, width]; counts
-    [tokens], by which all is multiplied; out [clips, tokens * width]; scale [tokens, room], one
-    over the deviations.
+    Parameters
+    ----------
+    code : Lines
+    extent : Extent
+    numbers : list
+        Those of the lines in a row of all tokens.
+    counts : address
+        How many copies each token stands for.
     """
-    added, weight, bias = layer
-    factor, more = np.empty_like(weight), np.empty_like(weight)
-    width = weight.size
-    for k in range(counts.size):
-        _times_number(weight, counts[k], factor)
-        _times_number(bias, counts[k], more)
-        for c in range(out.shape[0]):
-            row = normed[k, c]
-            _sum_onto(x[k, c], added, row)
-            scale[k, c] = _normalise(row, eps)
-            _scaled(row, factor, more, out[c, k * width : (k + 1) * width])
+
+    def __init__(self, code: Lines, extent: Extent, numbers: list[Any], counts: Any) -> None:
+        builder = code.builder
+        tokens = [builder.udiv(number, extent.chunks) for number in numbers]
+        self.code, self.extent, self.numbers = code, extent, numbers
+        self.counts = [code.number(counts, token) for token in tokens]
+        row = builder.mul(extent.chunks, code.integer(LINE))
+        self.row = builder.mul(extent.tokens, row)
+        self.token_row = row
+        # A token's rows lie together in the outcome: token k's first is row k width.
+        rows = builder.mul(builder.sub(extent.width, code.integer(1)), extent.chunks)
+        self.in_outcome = [
+            builder.add(number, builder.mul(token, rows))
+            for number, token in zip(numbers, tokens, strict=True)
+        ]
+
+    def starts(self, matrix: Any) -> list[Any]:
+        """Return where the columns start in a matrix of all tokens."""
+        return [self.code.place(matrix, number) for number in self.numbers]
+
+    def outcome(self, matrix: Any) -> list[Any]:
+        """Return where they start in a matrix with one token below the other."""
+        return [self.code.place(matrix, number) for number in self.in_outcome]
+
+    def variables(self) -> list[Any]:
+        """Return a variable for each column, which is 0."""
+        return [self.code.fresh() for _ in self.numbers]
+
+    def each(self) -> Any:
+        """Write a loop over features."""
+        return self.code.each(self.extent.width)
+
+
+def _minus(code: Lines, a: Any, b: Any) -> Any:
+    return code.builder.fsub(a, b, flags=FLAGS)
+
+
+def _share(code: Lines, width: Any) -> Any:
+    """Return one over the width in every lane."""
+    whole = code.builder.sitofp(width, code.scalar)
+    return code.spread(code.builder.fdiv(ir.Constant(code.scalar, 1.0), whole))
+
+
+def _norm(
+    typing: Any, one: Any, x: Any, layer: Any, counts: Any, made: Any, extent: Any, eps: Any
+) -> Any:
+    def write(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        code = Lines(context, builder, one)
+        added, weight, bias = (builder.extract_value(given[2], i) for i in range(3))
+        normed, deviations, out = (builder.extract_value(given[4], i) for i in range(3))
+        of = Extent(*(builder.extract_value(given[5], i) for i in range(3)))
+        share, least = _share(code, of.width), code.spread(given[6])
+        none, nan, unit = (
+            ir.Constant(code.vector, [value] * code.lanes) for value in (0.0, math.nan, 1.0)
+        )
+
+        def some(numbers: list[Any]) -> None:
+            columns = _Columns(code, of, numbers, given[3])
+            xs, places = columns.starts(given[1]), columns.starts(normed)
+            means, squares = columns.variables(), columns.variables()
+            with columns.each() as i:
+                more = code.number(added, i.index)
+                for start, place, total in zip(xs, places, means, strict=True):
+                    value = code.plus(code.get(place, i.index, columns.row), more)
+                    value = code.plus(value, code.get(start, i.index, columns.row))
+                    code.put(value, place, i.index, columns.row)
+                    builder.store(code.plus(builder.load(total), value), total)
+            middles = [code.times(builder.load(total), share) for total in means]
+            with columns.each() as i:
+                for place, middle, total in zip(places, middles, squares, strict=True):
+                    apart = _minus(code, code.get(place, i.index, columns.row), middle)
+                    code.add_to(total, apart, apart)
+            factors = []
+            for number, total in zip(numbers, squares, strict=True):
+                root = code.sqrt(code.plus(code.times(builder.load(total), share), least))
+                factor = builder.fdiv(unit, root)
+                # Where squares overflowed: no number, rather than a row of zeros.
+                factor = builder.select(builder.fcmp_ordered(">", factor, none), factor, nan)
+                code.put(factor, deviations, number)
+                factors.append(factor)
+            outs = columns.outcome(out)
+            with columns.each() as i:
+                scale, shift = code.number(weight, i.index), code.number(bias, i.index)
+                for n, (place, end) in enumerate(zip(places, outs, strict=True)):
+                    value = _minus(code, code.get(place, i.index, columns.row), middles[n])
+                    value = code.times(value, factors[n])
+                    code.put(value, place, i.index, columns.row)
+                    value = code.plus(code.times(value, scale), shift)
+                    code.put(code.times(value, columns.counts[n]), end, i.index, columns.token_row)
+
+        code.few(builder.mul(of.tokens, of.chunks), some)
+        return context.get_dummy_value()
+
+    return types.void(one, x, layer, counts, made, extent, eps), write
+
+
+def _norm_back(
+    typing: Any, one: Any, seen: Any, weight: Any, counts: Any, d_x: Any, sums: Any, extent: Any
+) -> Any:
+    def write(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        code = Lines(context, builder, one)
+        gradient, normed, deviations = (builder.extract_value(given[1], i) for i in range(3))
+        of = Extent(*(builder.extract_value(given[6], i) for i in range(3)))
+        d_weight = given[5]
+        d_bias, d_added = (
+            code.place(d_weight, builder.mul(code.integer(i), of.width)) for i in (1, 2)
+        )
+        share = _share(code, of.width)
+
+        def add(values: list[Any], sums: Any, i: Any) -> None:
+            total = code.get(sums, i)
+            for value in values:
+                total = code.plus(total, value)
+            code.put(total, sums, i)
+
+        def some(numbers: list[Any]) -> None:
+            columns = _Columns(code, of, numbers, given[3])
+            gradients, seens = columns.outcome(gradient), columns.starts(normed)
+            ends = columns.starts(given[4])
+            shared, along = columns.variables(), columns.variables()
+
+            def read(i: Any) -> tuple[list[Any], list[Any]]:
+                found = [
+                    code.times(code.get(place, i, columns.token_row), count)
+                    for place, count in zip(gradients, columns.counts, strict=True)
+                ]
+                return found, [code.get(place, i, columns.row) for place in seens]
+
+            with columns.each() as i:
+                scale, (found, rows) = code.number(given[2], i.index), read(i.index)
+                both = [code.times(g, row) for g, row in zip(found, rows, strict=True)]
+                add(both, d_weight, i.index)
+                add(found, d_bias, i.index)
+                for n, (g, product) in enumerate(zip(found, both, strict=True)):
+                    code.add_to(shared[n], g, scale)
+                    code.add_to(along[n], product, scale)
+            factors = [code.get(deviations, number) for number in numbers]
+            parts = [
+                [code.times(code.times(builder.load(total), share), factor) for total in pair]
+                for pair, factor in zip(zip(shared, along, strict=True), factors, strict=True)
+            ]
+            with columns.each() as i:
+                scale, (found, rows) = code.number(given[2], i.index), read(i.index)
+                values = []
+                for n, (g, row) in enumerate(zip(found, rows, strict=True)):
+                    value = code.times(code.times(g, scale), factors[n])
+                    off = code.plus(parts[n][0], code.times(row, parts[n][1]))
+                    values.append(_minus(code, value, off))
+                    code.put(values[-1], ends[n], i.index, columns.row)
+                add(values, d_added, i.index)
+
+        code.few(builder.mul(of.tokens, of.chunks), some)
+        return context.get_dummy_value()
+
+    return types.void(one, seen, weight, counts, d_x, sums, extent), write
+
+
+_normalise, _normalise_back = intrinsic_of(_norm), intrinsic_of(_norm_back)
 
 
 @compiled
 @no_type_check
-def _normalise_back(gradient, weight, normed, scale, out):
-    """Set out to the gradient at a row, from that at the normalised row times weight."""
-    shared, along = gradient.dtype.type(0), gradient.dtype.type(0)
-    for w in range(gradient.size):
-        g = gradient[w] * weight[w]
-        shared += g
-        along += g * normed[w]
-    shared = gradient.dtype.type(shared * scale / gradient.size)
-    along = gradient.dtype.type(along * scale / gradient.size)
-    for w in range(gradient.size):
-        out[w] = gradient[w] * weight[w] * scale - shared - normed[w] * along
+def _extent(sizes):
+    chunks = sizes.room * sizes.size // LINE
+    return (sizes.heads * sizes.depth, sizes.tokens, chunks)
 
 
 @compiled
 @no_type_check
-def add_and_norm_back(gradient, counts, seen, d_x, sums):
-    """Set d_x [tokens, room, width], and the gradients at weight, bias and added [3, width].
+def add_and_norm(one, sizes, x, layer, counts, made, eps):
+    """Set out to LayerNorm(x + normed + added) times the token's count.
 
-    `gradient` is that at out; `seen` are weight, normed and scale of `add_and_norm`.
+    All are addresses: `layer` of added, weight and bias [width]; `made` of normed [width, tokens
+    room], which is left as what weight and bias were applied to, of one over the deviations [tokens
+    room], and of out [tokens width, room].
     """
-    weight, normed, scale = seen
-    sums[:] = 0
-    d_weight, d_bias, d_added = sums[0], sums[1], sums[2]
-    factor, width = np.empty_like(weight), weight.size
-    for k in range(counts.size):
-        _times_number(weight, counts[k], factor)
-        for c in range(gradient.shape[0]):
-            given, row = gradient[c, k * width : (k + 1) * width], normed[k, c]
-            for w in range(width):
-                d_weight[w] += given[w] * row[w] * counts[k]
-            for w in range(width):
-                d_bias[w] += given[w] * counts[k]
-            _normalise_back(given, factor, row, scale[k, c], d_x[k, c])
-            _add_to(d_x[k, c], d_added)
+    _normalise(one, x, layer, counts, made, _extent(sizes), eps)
+
+
+@compiled
+@no_type_check
+def add_and_norm_back(one, sizes, seen, weight, counts, d_x, sums):
+    """Set d_x [width, tokens room], and the gradients at weight, bias and added.
+
+    `seen` are the addresses of the gradient at out, of normed and of one over the deviations.
+    `sums` are lines [3 width] to work with, and the three gradients [3 width].
+    """
+    line_sums, made = sums
+    width = sizes.heads * sizes.depth
+    lines.clear(one, address(line_sums), 3 * width)
+    at = address(line_sums)
+    _normalise_back(one, seen, weight, counts, d_x, at, _extent(sizes))
+    for i in range(3 * width):
+        made[i] = lines.total(one, at + i * LINE)

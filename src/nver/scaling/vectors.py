@@ -101,6 +101,14 @@ class Code:
         """Return a * b."""
         return self.builder.fmul(a, b, flags=FLAGS)
 
+    def sqrt(self, vector: Any) -> Any:
+        """Return the square roots."""
+        kind = ir.FunctionType(vector.type, [vector.type])
+        name = f"llvm.sqrt.v{vector.type.count}f{8 * self.size}"
+        return self.builder.call(
+            cgutils.get_or_insert_function(self.builder.module, kind, name), [vector]
+        )
+
     def add_to(self, place: Any, a: Any, b: Any) -> None:
         """Add a * b to a variable."""
         self.builder.store(self.plus(self.builder.load(place), self.times(a, b)), place)

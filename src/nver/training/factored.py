@@ -24,7 +24,7 @@ from torch import Tensor
 from nver.heads.loops import run
 from nver.scaling.compiled import compiled_and_kept, intrinsic_of
 from nver.scaling.tiles import FAST, Left, fetch, tile
-from nver.scaling.vectors import FLAGS, Code, cgutils, ir, types
+from nver.scaling.vectors import FLAGS, Code, types
 
 WIDE = 2**20
 """Weights of a layer from which on this is faster than torch's fused kernel."""
@@ -142,9 +142,7 @@ def _move_vector(code: Code, gradient: Any, places: Sequence[Any], how: Sequence
     weight, first, second = (builder.load(place, align=code.size) for place in places)
     first = code.plus(first, code.times(minus(gradient, first), by_first))
     second = code.plus(second, code.times(minus(code.times(gradient, gradient), second), by_second))
-    kind = ir.FunctionType(code.vector, [code.vector])
-    name = f"llvm.sqrt.v{code.lanes}f{8 * code.size}"
-    deviation = builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [second])
+    deviation = code.sqrt(second)
     step = builder.fdiv(code.times(size, first), code.plus(code.times(deviation, root), eps))
     weight = minus(code.times(weight, keep), step)
     for value, place in zip((weight, first, second), places, strict=True):
