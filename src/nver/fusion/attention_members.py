@@ -15,6 +15,7 @@ from typing import NamedTuple, no_type_check
 
 import numpy as np
 
+from nver.fusion import lines
 from nver.fusion.attention_loops import (
     LINE,
     Sizes,
@@ -28,9 +29,6 @@ from nver.fusion.residual_loops import add_and_norm, add_and_norm_back
 from nver.scaling.blas import Matrix, multiply
 from nver.scaling.compiled import address, aligned, carray, compiled, compiled_and_kept, pointer
 
-TOKEN, BY_CLIP = range(2)
-"""What is said of an own token, or the gradient at it: its address, and whether it lies clip by
-clip [members, clips, width] and not feature by feature [members, width, clips]."""
 MAP, TURNED, SOURCE, D_MAP = range(4)
 """What is said of an image: the address of T, whether it lies transposed, of which token it is the
 image, and where the gradient at T goes, or 0."""
@@ -103,45 +101,56 @@ def _draw(sizes, members, bits, m, drawn):
 
 @compiled
 @no_type_check
-def _fetch(one, sizes, m, tokens, columns):
-    """Bring a member's own tokens into its columns, whose other numbers are 0 where there are any.
+def _to_columns(one, sizes, rows, width, columns, total):
+    """Turn clips [clips, width] into columns [width, total]; both are addresses."""
+    lanes = LINE // sizes.size
+    whole = sizes.clips // lanes * lanes
+    for c in range(0, whole, lanes):
+        source, out = rows + c * width * sizes.size, columns + c * sizes.size
+        lines.to_lines(one, source, width * sizes.size, width, out, total * sizes.size)
+    if whole < sizes.clips:
+        given = carray(pointer(rows, one), (sizes.clips, width))
+        out = carray(pointer(columns, one), width * total)
+        for w in range(width):
+            for c in range(whole, sizes.clips):
+                out[w * total + c] = given[c, w]
 
-    `columns` is that of the first token itself.
-    """
-    width, clips, total = sizes.heads * sizes.depth, sizes.clips, sizes.tokens * sizes.room
-    out = carray(pointer(columns, one), (width, total))
+
+@compiled
+@no_type_check
+def _to_clips(one, sizes, columns, width, rows, total):
+    """Turn columns [width, total] into clips [clips, width]; both are addresses."""
+    lanes = LINE // sizes.size
+    whole = sizes.clips // lanes * lanes
+    for c in range(0, whole, lanes):
+        source, out = columns + c * sizes.size, rows + c * width * sizes.size
+        lines.to_rows(one, source, total * sizes.size, width, out, width * sizes.size)
+    if whole < sizes.clips:
+        given = carray(pointer(columns, one), width * total)
+        out = carray(pointer(rows, one), (sizes.clips, width))
+        for c in range(whole, sizes.clips):
+            for w in range(width):
+                out[c, w] = given[w * total + c]
+
+
+@compiled
+@no_type_check
+def _fetch(one, sizes, m, tokens, columns):
+    """Bring a member's own tokens into its columns."""
+    width, size = sizes.heads * sizes.depth, sizes.size
     for k in range(sizes.own):
-        at, first = tokens[k, TOKEN] + m * width * clips * sizes.size, k * sizes.room
-        if tokens[k, BY_CLIP] == 1:
-            x = carray(pointer(at, one), (clips, width))
-            for w in range(width):
-                for c in range(clips):
-                    out[w, first + c] = x[c, w]
-        else:
-            x = carray(pointer(at, one), (width, clips))
-            for w in range(width):
-                for c in range(clips):
-                    out[w, first + c] = x[w, c]
+        rows, at = tokens[k] + m * sizes.clips * width * size, columns + k * sizes.room * size
+        _to_columns(one, sizes, rows, width, at, sizes.tokens * sizes.room)
 
 
 @compiled
 @no_type_check
 def _hand_over(one, sizes, m, columns, tokens):
     """Write the gradients at a member's own tokens to where they are wanted."""
-    width, clips, total = sizes.heads * sizes.depth, sizes.clips, sizes.tokens * sizes.room
-    given = carray(pointer(columns, one), (width, total))
+    width, size = sizes.heads * sizes.depth, sizes.size
     for k in range(sizes.own):
-        at, first = tokens[k, TOKEN] + m * width * clips * sizes.size, k * sizes.room
-        if tokens[k, BY_CLIP] == 1:
-            x = carray(pointer(at, one), (clips, width))
-            for c in range(clips):
-                for w in range(width):
-                    x[c, w] = given[w, first + c]
-        else:
-            x = carray(pointer(at, one), (width, clips))
-            for w in range(width):
-                for c in range(clips):
-                    x[w, c] = given[w, first + c]
+        rows, at = tokens[k] + m * sizes.clips * width * size, columns + k * sizes.room * size
+        _to_clips(one, sizes, at, width, rows, sizes.tokens * sizes.room)
 
 
 @compiled
@@ -204,24 +213,24 @@ def _weighing(one, kept, drawn, sizes, copies):
 @compiled_and_kept
 @no_type_check
 def forward(product, one, all_sizes, tokens, images, kept, out_at, eps):
-    """Set out [members, tokens width, room]: see `nver.fusion.attention_core.attend`.
+    """Set out [members, clips, tokens width]: see `nver.fusion.attention_core.attend`.
 
     `product` is a `product_address`, `one` is 1 in the numbers' type, `eps` the LayerNorm's.
     `all_sizes` are members, tokens, own tokens, clips, depth, heads, and copies (0: nothing is
-    dropped). `tokens` [own, 2] and `images` [images, 4] are what `TOKEN` and `MAP` and so on say;
-    `kept` is `Kept` as a tuple.
+    dropped). `tokens` are the addresses of the own tokens [members, clips, width]; `images`
+    [images, 4] is what `MAP` and so on say; `kept` is `Kept` as a tuple.
     """
     kept, members, copies = Kept(*kept), all_sizes[0], all_sizes[6]
     sizes = _sizes(one, all_sizes, kept)
     own, clips, width, zero = sizes.own, sizes.clips, sizes.heads * sizes.depth, one - one
     counts = carray(pointer(kept.counts, one), sizes.tokens)
     whole, least = sizes.tokens * sizes.room, counts.dtype.type(eps)
-    seen_rows = _rows(counts, width, sizes)
+    seen_rows, out = _rows(counts, width, sizes), _rows(counts, width, sizes)
     drawn = np.zeros((sizes.heads * sizes.tokens**2, sizes.room), np.int16)
-    lines = aligned(desk_lines(sizes), LINE // sizes.size, counts)
+    desk_room = aligned(desk_lines(sizes), LINE // sizes.size, counts)
     seen = Matrix(address(seen_rows), whole, False)
     how = _weighing(one, kept, address(drawn), sizes, copies)
-    desk = desk_in(address(lines), sizes, copies)
+    desk = desk_in(address(desk_room), sizes, copies)
     for m in range(members):
         w_in, w_out, b_in, columns = _of_member(sizes, kept, m)
         if sizes.room > clips:
@@ -241,8 +250,10 @@ def forward(product, one, all_sizes, tokens, images, kept, out_at, eps):
         layer, normed, deviations = _of_norm(sizes, kept, m)
         joined = Matrix(normed, whole, False)
         multiply(product, one, w_out, seen, joined, (width, whole, width), zero)
-        out = out_at + m * width * whole * sizes.size
-        add_and_norm(one, sizes, x.at, layer, kept.counts, (normed, deviations, out), least)
+        made = (normed, deviations, address(out))
+        add_and_norm(one, sizes, x.at, layer, kept.counts, made, least)
+        at = out_at + m * clips * sizes.tokens * width * sizes.size
+        _to_clips(one, sizes, address(out), sizes.tokens * width, at, sizes.room)
 
 
 @compiled
@@ -266,28 +277,33 @@ def _images_back(product, one, sizes, m, images, columns, d_columns):
 def backward(product, one, all_sizes, tokens, images, kept, gradients):
     """Set the gradients; `gradients` is `Gradients` as a tuple, the others as in `forward`.
 
-    That at the outcome is as the outcome, with 0 beyond the clips; `sums` [members, 3, width] are
-    those at scale, shift and b_out.
+    `tokens` are the addresses of those at the own tokens; `sums` [members, 3, width] are those at
+    scale, shift and b_out.
     """
     kept, made, members, copies = Kept(*kept), Gradients(*gradients), all_sizes[0], all_sizes[6]
     sizes = _sizes(one, all_sizes, kept)
     width, zero, size = sizes.heads * sizes.depth, one - one, sizes.size
     counts = carray(pointer(kept.counts, one), sizes.tokens)
     whole, owned = sizes.tokens * sizes.room, sizes.own * sizes.room
-    rows, column_rows = _rows(counts, 2 * width, sizes), _rows(counts, PARTS * width, sizes)
+    rows, column_rows = _rows(counts, 3 * width, sizes), _rows(counts, PARTS * width, sizes)
     drawn = np.zeros((sizes.heads * sizes.tokens**2, sizes.room), np.int16)
-    lines = aligned(desk_lines(sizes), LINE // size, counts)
+    desk_room = aligned(desk_lines(sizes), LINE // size, counts)
     line_sums = aligned(3 * width, LINE // size, counts)
     d_columns = address(column_rows)
     seen, d_seen = _part(sizes, address(rows), 0, 0), _part(sizes, address(rows), 1, 0)
+    d_out = _part(sizes, address(rows), 2, 0)
+    if sizes.room > sizes.clips:
+        rows[:] = 0
     how = _weighing(one, kept, address(drawn), sizes, copies)
-    desk = desk_in(address(lines), sizes, copies)
+    desk = desk_in(address(desk_room), sizes, copies)
     d_x = _part(sizes, d_columns, 3, 0)
     d_owned = _part(sizes, d_columns, 0, 0)
     for m in range(members):
         w_in, w_out, b_in, columns = _of_member(sizes, kept, m)
         layer, normed, deviations = _of_norm(sizes, kept, m)
-        given = (made.out + m * width * whole * size, normed, deviations)
+        at = made.out + m * sizes.clips * sizes.tokens * width * size
+        _to_columns(one, sizes, at, sizes.tokens * width, d_out.at, sizes.room)
+        given = (d_out.at, normed, deviations)
         sums = carray(pointer(made.sums + m * 3 * width * size, one), 3 * width)
         add_and_norm_back(one, sizes, given, layer[1], kept.counts, d_x.at, (line_sums, sums))
         if copies > 0:

@@ -20,6 +20,8 @@ from nver.scaling.vectors import BYTES, Code, cgutils, ir, types
 
 AT_ONCE = 4
 """Tokens whose lines are held in registers together."""
+EIGHT = 8
+"""Features that are turned into lines together; widths are multiples of it."""
 
 
 class Lines(Code):
@@ -186,6 +188,62 @@ def _mix(typing: Any, one: Any, weights: Any, rows: Any, steps: Any, sizes: Any,
     return types.void(one, weights, rows, steps, sizes, out), _writes(one, body)
 
 
+def _turned(code: Lines, rows: list[Any]) -> list[Any]:
+    """Return vectors of which lane 8 g + i of number j is lane 8 g + j of number i, for eight."""
+    for step in (4, 2, 1):
+        own, other = (
+            [lane if not lane & step else code.lanes + lane - step for lane in range(code.lanes)],
+            [lane + step if not lane & step else code.lanes + lane for lane in range(code.lanes)],
+        )
+        for i in range(EIGHT):
+            if not i & step:
+                a, b = rows[i], rows[i + step]
+                rows[i], rows[i + step] = code.shuffled(a, b, own), code.shuffled(a, b, other)
+    return rows
+
+
+def _to_lines(typing: Any, one: Any, rows: Any, by_row: Any, width: Any, out: Any, by: Any) -> Any:
+    def body(code: Lines, rows: Any, by_row: Any, width: Any, out: Any, by: Any) -> None:
+        builder, eight = code.builder, code.integer(EIGHT)
+        part = ir.VectorType(code.scalar, EIGHT)
+        with code.each(builder.udiv(width, eight)) as loop:
+            first = builder.mul(loop.index, eight)
+            start = code.place(rows, first, code.integer(code.size))
+            read = []
+            for row in range(code.lanes):
+                place = code.place(start, code.integer(row), by_row)
+                place = builder.inttoptr(place, part.as_pointer())
+                read.append(builder.load(place, align=code.size))
+            if code.lanes > EIGHT:
+                whole = list(range(code.lanes))
+                pairs = zip(read[:EIGHT], read[EIGHT:], strict=True)
+                read = [code.shuffled(low, high, whole) for low, high in pairs]
+            end = code.place(out, first, by)
+            for i, line in enumerate(_turned(code, read)):
+                code.put(line, end, code.integer(i), by)
+
+    return types.void(one, rows, by_row, width, out, by), _writes(one, body)
+
+
+def _to_rows(typing: Any, one: Any, source: Any, by: Any, width: Any, out: Any, by_row: Any) -> Any:
+    def body(code: Lines, source: Any, by: Any, width: Any, out: Any, by_row: Any) -> None:
+        builder, eight = code.builder, code.integer(EIGHT)
+        with code.each(builder.udiv(width, eight)) as loop:
+            first = builder.mul(loop.index, eight)
+            start = code.place(source, first, by)
+            read = [code.get(start, code.integer(i), by) for i in range(EIGHT)]
+            end = code.place(out, first, code.integer(code.size))
+            for i, line in enumerate(_turned(code, read)):
+                for group in range(code.lanes // EIGHT):
+                    lanes = list(range(group * EIGHT, (group + 1) * EIGHT))
+                    part = code.shuffled(line, line, lanes)
+                    place = code.place(end, code.integer(group * EIGHT + i), by_row)
+                    place = builder.inttoptr(place, part.type.as_pointer())
+                    builder.store(part, place, align=code.size)
+
+    return types.void(one, source, by, width, out, by_row), _writes(one, body)
+
+
 def _softmax(typing: Any, one: Any, scores: Any, tokens: Any, counts: Any, scale: Any) -> Any:
     def body(code: Lines, scores: Any, tokens: Any, counts: Any, scale: Any) -> None:
         builder, most, total = code.builder, code.fresh(), code.fresh()
@@ -247,6 +305,13 @@ def _survive(
     return types.void(one, weight, bits, levels, step, share, out), _writes(one, body)
 
 
+to_lines = intrinsic_of(_to_lines)
+"""Set lines out[w] to the numbers w of as many rows as a line has lanes.
+
+From row to row it is `by_row` bytes, from line to line `by`; a row has a multiple of 8 numbers.
+"""
+to_rows = intrinsic_of(_to_rows)
+"""Set the rows to the lines' numbers: the inverse of `to_lines`."""
 take = intrinsic_of(_take)
 """Set lines out[d] to the line at source + d step, plus the number shift[d]."""
 copy = intrinsic_of(_copy)
