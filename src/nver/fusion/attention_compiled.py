@@ -16,7 +16,8 @@ from nver.fusion.attention_loops import LINE
 from nver.fusion.batch_plans import ONE
 from nver.scaling.blas import product_address
 
-KEPT = len(attention_members.Kept._fields)
+LAYERS = 6
+"""Weights and biases of the two dense layers and the LayerNorm."""
 
 
 @final
@@ -36,35 +37,35 @@ class AttendCompiled(torch.autograd.Function):
         *given: Tensor,
     ) -> Tensor:
         """Return the tokens of each clip side by side; `given` are tokens, then maps."""
-        layers = (w_in, b_in, w_out, b_out, scale, shift)
+        layers: tuple[Tensor, ...] = (w_in, b_in, w_out, b_out, scale, shift)
         check(known, layers, given)
         members, clips, width = given[0].shape
-        tokens, images = len(known.counts), len(known.sources)
-        own, new = tokens - images, w_in.new_empty
-        lanes = LINE // w_in.itemsize
+        counts, drop, sources = known
+        tokens, own = len(counts), len(counts) - len(sources)
+        new, lanes = w_in.new_empty, LINE // w_in.itemsize
         room = -(-clips // lanes) * lanes
-        turned = clips**2, 1, clips
         x = [token.contiguous() for token in given[:own]]
+        turned = clips**2, 1, clips
         maps = [part if part.stride() == turned else part.contiguous() for part in given[own:]]
-        drop, copies = (known.counts,) * 3, 0  # are not looked at without copies
-        if known.drop is not None:
-            bits, levels, shares = known.drop
-            drop, copies = (bits, levels, shares.to(w_in.dtype)), len(levels)
+        copies = 0
+        told: tuple[Tensor, ...] = (counts,) * 4  # but for counts, not looked at without copies
+        if drop is not None:
+            copies, told = len(drop.levels), (counts, *drop[:2], drop.shares.to(w_in.dtype))
+        layers = tuple([part.contiguous() for part in layers])
+        told = tuple([part.contiguous() for part in told])
         made = (
             new(members, attention_members.PARTS * width, tokens * room),
             new(members, width, tokens * room),
             new(members, tokens * room),
         )
-        kept = *(part.contiguous() for part in (*layers, known.counts, *drop)), *made
         out = new(members, clips, tokens * width)
-        ctx.known = known
+        ctx.sources, ctx.own, ctx.not_changed = sources, own, (*told, *made)
         ctx.sizes = (members, tokens, own, clips, width // HEADS, HEADS, copies)
-        ctx.save_for_backward(*kept, *maps)
+        ctx.save_for_backward(*layers, *maps)
         attention_members.forward(
             *_constants(out, ctx.sizes),
-            _addresses(x),
-            _images(known, maps, [None] * images),
-            tuple([part.data_ptr() for part in kept]),
+            _places(x, maps, sources, (None,) * len(maps)),
+            tuple([part.data_ptr() for part in (*layers, *told, *made)]),
             out.data_ptr(),
             residual.EPS,
         )
@@ -76,24 +77,22 @@ class AttendCompiled(torch.autograd.Function):
         if torch.is_grad_enabled():  # a graph of this is asked for, and there is none
             raise NotImplementedError("Attention in compiled loops has no second derivative.")
         saved = ctx.saved_tensors
-        kept, maps = saved[:KEPT], saved[KEPT:]
-        members, _, own, clips, *_ = ctx.sizes
-        gradient, new = gradient.contiguous(), gradient.new_empty
-        width = kept[2].shape[1]
-        d_w_in, d_b_in, d_w_out = map(torch.empty_like, kept[:3])
-        sums = new(members, 3, width)
+        layers, maps = saved[:LAYERS], saved[LAYERS:]
+        members, _, own, clips, depth, heads, _ = ctx.sizes
+        gradient, new, width = gradient.contiguous(), gradient.new_empty, heads * depth
+        d_w_in, d_b_in, d_w_out = map(torch.empty_like, layers[:3])
+        sums = new(3, members, width)
         d_x = [new(members, clips, width) for _ in range(own)]
         wanted = ctx.needs_input_grad[FIRST_TOKEN + own :]
         d_maps = [new(members, clips, clips) if want else None for want in wanted]
         made = (gradient, d_w_in, d_b_in, d_w_out, sums)
         attention_members.backward(
             *_constants(gradient, ctx.sizes),
-            _addresses(d_x),
-            _images(ctx.known, maps, d_maps),
-            tuple([part.data_ptr() for part in kept]),
+            _places(d_x, maps, ctx.sources, d_maps),
+            tuple([part.data_ptr() for part in (*layers, *ctx.not_changed)]),
             tuple([part.data_ptr() for part in made]),
         )
-        d_scale, d_shift, d_b_out = sums.unbind(1)
+        d_scale, d_shift, d_b_out = sums.unbind()
         return None, d_w_in, d_b_in, d_w_out, d_b_out, d_scale, d_shift, *d_x, *d_maps
 
 
@@ -101,21 +100,15 @@ def _constants(like: Tensor, sizes: tuple[int, ...]) -> tuple[int, Any, tuple[in
     return product_address(like.dtype), ONE[like.dtype], sizes
 
 
-def _addresses(tensors: Sequence[Tensor]) -> np.ndarray:
-    return np.array([tensor.data_ptr() for tensor in tensors], np.int64)
-
-
-def _images(
-    known: Known, maps: Sequence[Tensor], d_maps: Sequence[Tensor | None]
-) -> Int64[np.ndarray, "images 4"]:
-    """Return what it is told about images."""
-    told = [
-        (
-            part.data_ptr(),
-            not part.is_contiguous(),
-            source,
-            0 if gradient is None else gradient.data_ptr(),
-        )
-        for part, source, gradient in zip(maps, known.sources, d_maps, strict=True)
-    ]
-    return np.array(told, np.int64).reshape(-1, 4)
+def _places(
+    x: Sequence[Tensor],
+    maps: Sequence[Tensor],
+    sources: Sequence[int],
+    d_maps: Sequence[Tensor | None],
+) -> Int64[np.ndarray, " places"]:
+    """Return where own tokens, or the gradients at them, are, and what is said of images."""
+    told = [token.data_ptr() for token in x]
+    for part, source, gradient in zip(maps, sources, d_maps, strict=True):
+        place = 0 if gradient is None else gradient.data_ptr()
+        told += (part.data_ptr(), not part.is_contiguous(), source, place)
+    return np.array(told, np.int64)

@@ -32,6 +32,7 @@ from nver.scaling.compiled import address, aligned, carray, compiled, compiled_a
 MAP, TURNED, SOURCE, D_MAP = range(4)
 """What is said of an image: the address of T, whether it lies transposed, of which token it is the
 image, and where the gradient at T goes, or 0."""
+ABOUT_IMAGE = 4
 PARTS = 4
 """Of a token's column: query, key, value, and the token itself."""
 
@@ -212,18 +213,19 @@ def _weighing(one, kept, drawn, sizes, copies):
 
 @compiled_and_kept
 @no_type_check
-def forward(product, one, all_sizes, tokens, images, kept, out_at, eps):
+def forward(product, one, all_sizes, places, kept, out_at, eps):
     """Set out [members, clips, tokens width]: see `nver.fusion.attention_core.attend`.
 
     `product` is a `product_address`, `one` is 1 in the numbers' type, `eps` the LayerNorm's.
     `all_sizes` are members, tokens, own tokens, clips, depth, heads, and copies (0: nothing is
-    dropped). `tokens` are the addresses of the own tokens [members, clips, width]; `images`
-    [images, 4] is what `MAP` and so on say; `kept` is `Kept` as a tuple.
+    dropped). `places` are the addresses of the own tokens [members, clips, width], then for each
+    image what `MAP` and so on say; `kept` is `Kept` as a tuple.
     """
     kept, members, copies = Kept(*kept), all_sizes[0], all_sizes[6]
     sizes = _sizes(one, all_sizes, kept)
     own, clips, width, zero = sizes.own, sizes.clips, sizes.heads * sizes.depth, one - one
     counts = carray(pointer(kept.counts, one), sizes.tokens)
+    tokens, images = places[: sizes.own], places[sizes.own :].reshape(-1, ABOUT_IMAGE)
     whole, least = sizes.tokens * sizes.room, counts.dtype.type(eps)
     seen_rows, out = _rows(counts, width, sizes), _rows(counts, width, sizes)
     drawn = np.zeros((sizes.heads * sizes.tokens**2, sizes.room), np.int16)
@@ -274,16 +276,17 @@ def _images_back(product, one, sizes, m, images, columns, d_columns):
 
 @compiled_and_kept
 @no_type_check
-def backward(product, one, all_sizes, tokens, images, kept, gradients):
+def backward(product, one, all_sizes, places, kept, gradients):
     """Set the gradients; `gradients` is `Gradients` as a tuple, the others as in `forward`.
 
-    `tokens` are the addresses of those at the own tokens; `sums` [members, 3, width] are those at
-    scale, shift and b_out.
+    `places` begin with those at the own tokens; `sums` [3, members, width] are those at scale,
+    shift and b_out.
     """
     kept, made, members, copies = Kept(*kept), Gradients(*gradients), all_sizes[0], all_sizes[6]
     sizes = _sizes(one, all_sizes, kept)
     width, zero, size = sizes.heads * sizes.depth, one - one, sizes.size
     counts = carray(pointer(kept.counts, one), sizes.tokens)
+    tokens, images = places[: sizes.own], places[sizes.own :].reshape(-1, ABOUT_IMAGE)
     whole, owned = sizes.tokens * sizes.room, sizes.own * sizes.room
     rows, column_rows = _rows(counts, 3 * width, sizes), _rows(counts, PARTS * width, sizes)
     drawn = np.zeros((sizes.heads * sizes.tokens**2, sizes.room), np.int16)
@@ -296,6 +299,7 @@ def backward(product, one, all_sizes, tokens, images, kept, gradients):
         rows[:] = 0
     how = _weighing(one, kept, address(drawn), sizes, copies)
     desk = desk_in(address(desk_room), sizes, copies)
+    sums_of = carray(pointer(made.sums, one), (3, members, width))
     d_x = _part(sizes, d_columns, 3, 0)
     d_owned = _part(sizes, d_columns, 0, 0)
     for m in range(members):
@@ -304,7 +308,7 @@ def backward(product, one, all_sizes, tokens, images, kept, gradients):
         at = made.out + m * sizes.clips * sizes.tokens * width * size
         _to_columns(one, sizes, at, sizes.tokens * width, d_out.at, sizes.room)
         given = (d_out.at, normed, deviations)
-        sums = carray(pointer(made.sums + m * 3 * width * size, one), 3 * width)
+        sums = (sums_of[0, m], sums_of[1, m], sums_of[2, m])
         add_and_norm_back(one, sizes, given, layer[1], kept.counts, d_x.at, (line_sums, sums))
         if copies > 0:
             _draw(sizes, members, kept.bits, m, drawn)

@@ -224,12 +224,13 @@ def add_and_norm_back(one, sizes, seen, weight, counts, d_x, sums):
     """Set d_x [width, tokens room], and the gradients at weight, bias and added.
 
     `seen` are the addresses of the gradient at out, of normed and of one over the deviations.
-    `sums` are lines [3 width] to work with, and the three gradients [3 width].
+    `sums` are lines [3 width] to work with, and the three gradients, arrays of [width].
     """
     line_sums, made = sums
     width = sizes.heads * sizes.depth
     lines.clear(one, address(line_sums), 3 * width)
     at = address(line_sums)
     _normalise_back(one, seen, weight, counts, d_x, at, _extent(sizes))
-    for i in range(3 * width):
-        made[i] = lines.total(one, at + i * LINE)
+    for part in range(3):
+        for i in range(width):
+            made[part][i] = lines.total(one, at + (part * width + i) * LINE)
