@@ -16,7 +16,6 @@ from typing import final
 
 import torch
 from torch import Tensor
-from torch.optim.adamw import adamw
 
 from nver.heads.layers import Factors, want_factors
 from nver.training.factored import WIDE, Move, loops_work, move_weights
@@ -117,9 +116,7 @@ class FusedAdamW(MemberAdamW):
             for i, p in enumerate(parameters)
             if p.dim() == 3 and p[0].numel() >= WIDE and loops_work(p.dtype)
         }
-        # The kernel takes the count per tensor, and adds 1 to it.
-        self._clock = torch.zeros(len(parameters))
-        self._clocks = list(self._clock.unbind())
+        self._clock = torch.zeros(())
 
     def _move(self, rates: Rates) -> None:
         for i, factors in self._factors.items():
@@ -150,21 +147,23 @@ class FusedAdamW(MemberAdamW):
         rate: float | None,
         count: int,
     ) -> None:
-        self._clock.fill_(count)
+        """Do what torch.optim.AdamW does with fused=True, without counting per tensor."""
+        self._clock.fill_(count + 1)
         used = [i for i, gradient in enumerate(gradients) if gradient is not None]
+        if not used:
+            return
         parameters, first, second = ([kind[i] for i in used] for kind in state)
-        adamw(
+        torch._fused_adamw_(
             parameters,
             [gradients[i] for i in used],  # type: ignore[misc]
             first,
             second,
             [],
-            [self._clocks[i] for i in used],
-            fused=True,
+            [self._clock] * len(used),
             amsgrad=False,
+            lr=rate,  # type: ignore[arg-type]
             beta1=BETAS[0],
             beta2=BETAS[1],
-            lr=rate,  # type: ignore[arg-type]
             weight_decay=self.weight_decay,
             eps=EPS,
             maximize=False,
