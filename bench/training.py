@@ -2,9 +2,10 @@
 
 1,000 synthetic clips of 8 Gaussian classes, 768 + 1,024 dimensions, 5 folds, 50 epochs of batches
 of 32: 6,250 steps of one network. Every side trains the same network by the same recipe (Adam at
-1e-3, dropout 0.3). Sides take turns in one process; the table gives medians of CPU milliseconds per
-step of one network, and what 6,250 of them take. Slow sides take fewer steps a turn: the column
-says how many. On a GPU all sides train there, and the milliseconds are those of the wall.
+1e-3, dropout 0.3). Sides take turns in one process, each turn twice, of which the second counts;
+the table gives medians of CPU milliseconds per step of one network, and what 6,250 of them take.
+Slow sides take fewer steps a turn: the column says how many. On a GPU all sides train there, and
+the milliseconds are those of the wall.
 
     python -m bench.training [--rounds 5] [--part dense|conv|same|members] [--device cuda]
 
@@ -196,11 +197,16 @@ def now(device: str) -> float:
 def measure(
     sides: dict[str, Side], rounds: int, device: str = "cpu"
 ) -> dict[str, tuple[float, int]]:
-    """Return the median milliseconds per step of one network, and the steps of a turn."""
+    """Return the median milliseconds per step of one network, and the steps of a turn.
+
+    Whoever has its turn takes it twice, and the second is timed: after a side with threads of its
+    own (scikit-learn's) the next one was up to 6 % slower than after another.
+    """
     spent: dict[str, list[float]] = {name: [] for name in sides}
-    steps = {name: side() for name, side in sides.items()}  # once to warm up
+    steps: dict[str, int] = {}
     for _ in range(rounds):
         for name, side in sides.items():
+            steps[name] = side()
             started = now(device)
             side()
             spent[name].append(1000 * (now(device) - started) / steps[name])
