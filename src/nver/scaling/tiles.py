@@ -17,12 +17,16 @@ from nver.scaling.vectors import Code, cgutils, ir
 def _wide_registers() -> bool:
     if numba is None:
         return False
+    told = numba.config.CPU_FEATURES  # by NUMBA_CPU_FEATURES, or none by NUMBA_CPU_NAME=generic
+    if told is not None:
+        return "+avx512f" in told.split(",")
     binding: Any = importlib.import_module("llvmlite.binding")
-    return bool(binding.get_host_cpu_features().get("avx512f", False))
+    there = binding.get_host_cpu_features().get("avx512f", False)
+    return bool(there and numba.config.ENABLE_AVX)
 
 
 FAST = _wide_registers()
-"""Whether the machine has 32 registers of 64 bytes; with fewer a tile would go through memory."""
+"""Whether loops may use 32 registers of 64 bytes; with fewer a tile would go through memory."""
 
 
 class Left(NamedTuple):
