@@ -201,7 +201,10 @@ def _stop_processes() -> None:
     """End joblib's processes now: idle ones would hold up the exit of the program."""
     from joblib.externals.loky import get_reusable_executor
 
-    get_reusable_executor(reuse=True).shutdown(wait=True, kill_workers=True)
+    executor = get_reusable_executor(reuse=True)
+    # What killed processes had mapped is still counted as theirs, unless joblib is told.
+    stop = getattr(executor, "terminate", executor.shutdown)
+    stop(kill_workers=True)
 
 
 @contextmanager

@@ -93,6 +93,30 @@ def test_no_process_outlives_the_one_that_was_killed(tmp_path):
         time.sleep(0.05)
 
 
+KEPT = []
+
+
+def first(task, array, _):
+    """Yield a number of an array that is mapped into the process, and hold it."""
+    KEPT.append(array)
+    yield float(array[task])
+
+
+def test_what_was_mapped_into_processes_is_not_reported_as_left_behind():
+    """It was at the exit of the program, by a process of joblib's that counts."""
+    code = (
+        "import numpy; from nver.processes import stream\n"
+        "from test_processes import first\n"
+        "stream(first, range(4), 2, numpy.zeros(300_000), None, print)"
+    )
+    search = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
+    environment = {**os.environ, "PYTHONPATH": search}
+    command = [sys.executable, "-c", code]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert ended.stdout.split() == ["0.0"] * 4
+    assert not ended.stderr
+
+
 def _runs(number):
     try:
         state = Path("/proc", number, "stat").read_text().rpartition(")")[2].split()[0]
