@@ -1,6 +1,9 @@
 """What the compiled attention must not do because it works on addresses."""
 
 import math
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -9,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from nver.errors import SettingsError
 from nver.fusion import FusionShape, attention_core, build_fusion
 from nver.fusion.attending import Image, SelfAttention
+from nver.fusion.attention_inputs import HEADS, Drop, Known
 from nver.training import TrainingSettings, seeded, stack, train_members
 
 pytest.importorskip("numba")
@@ -93,3 +97,63 @@ def test_numbers_too_large_for_their_squares_stay_visible(value):
     out = _stack().float()(x).unflatten(2, (2, 24))
     assert not out[0, 2, 0].isfinite().any()
     assert out[0, :2].isfinite().all()
+
+
+def test_rooms_are_held_while_their_addresses_are_in_use():
+    """Blocks that are freed go back to the system at once here, and reading them ends the program.
+
+    Numba frees an array after it is last named; attention had named its rooms before its loop over
+    members, and kept their addresses.
+    """
+    code = (
+        "import torch; from nver.fusion import FusionShape, build_fusion\n"
+        "net = build_fusion('mata', FusionShape((slice(0, 20), slice(20, 40)), 3))\n"
+        "for clips in (32, 48):\n"
+        "    net(torch.randn(clips, 40)).sum().backward()\n"
+        "print('done')"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    environment |= {"MALLOC_MMAP_THRESHOLD_": "4096", "MALLOC_TRIM_THRESHOLD_": "0"}
+    command = [sys.executable, "-c", code]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (0, "done\n")
+
+
+@pytest.mark.parametrize(
+    ("pack", "unpack"),
+    [(lambda t: t.mT.contiguous(), lambda t: t.mT), (lambda t: t.double(), lambda t: t)],
+    ids=["turned", "another type"],
+)
+def test_hooks_may_give_saved_tensors_back_otherwise(pack, unpack):
+    layer, upstream = _stack().float(), _random(1, 5, 48, seed=2).float()
+    x = [_random(1, 5, 24, seed=seed).float().requires_grad_() for seed in range(2)]
+
+    def turn(work):
+        return lambda t: work(t) if t.dim() > 1 and t.is_floating_point() else t
+
+    with torch.autograd.graph.saved_tensors_hooks(turn(pack), turn(unpack)):
+        out = layer(x)
+    found = torch.autograd.grad(out, x, upstream)
+    expected = torch.autograd.grad(layer(x), x, upstream)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def _dropped(bits, x):
+    """Return what attention makes of two tokens with these bits."""
+    layer = _stack()
+    inner, outer, norm = layer.inner, layer.outer, layer.norm
+    layers = [inner.weight, inner.bias, outer.weight, outer.bias, norm.weight, norm.bias]
+    counts, levels = torch.ones(2, dtype=F64), torch.zeros(1, 2, dtype=torch.int16)
+    return attention_core.attend(x, layers, Known(counts, Drop(bits, levels, counts), ()), ())
+
+
+def test_bits_of_another_type_or_changed_before_the_way_back_are_refused():
+    bits = torch.arange(5 * 4 * HEADS).view(1, 5, 4 * HEADS).sub(80).short()
+    x = [_random(1, 5, 24, seed=seed).requires_grad_() for seed in range(2)]
+    with pytest.raises(SettingsError, match="bits and levels of int16"):
+        _dropped(bits.int(), x)
+    out = _dropped(bits, x)
+    bits.neg_()
+    with pytest.raises(RuntimeError, match="inplace operation"):
+        out.sum().backward()

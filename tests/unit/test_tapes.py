@@ -103,3 +103,16 @@ def test_a_tape_that_the_memory_cannot_hold_is_refused(monkeypatch, tmp_path, so
     solver.solve(problem, keep=False)
     with pytest.raises(SettingsError, match=r"GiB after .* iterations.* Ask for fewer"):
         solver.solve(problem, keep=True)
+
+
+@pytest.mark.parametrize("tolerance", [0.0, 1e-5])
+@pytest.mark.parametrize("solver", [logarithmic, batched], ids=["logarithmic", "batched"])
+def test_a_problem_without_numbers_does_not_run_to_the_limit(solver, tolerance):
+    problem = _problem(10**9, 0.5)._replace(tolerance=tolerance)
+    problem = problem._replace(
+        cost=problem.cost[:1].clone(), source=problem.source[:1], target=problem.target[:1]
+    )
+    problem.cost[0, 1, 2] = torch.nan
+    solution = solver.solve(problem, keep=False)
+    assert solution.plan.isnan().any()
+    assert int(solution.iterations) < 100

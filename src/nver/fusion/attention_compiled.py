@@ -16,8 +16,7 @@ from nver.fusion.attention_loops import LINE
 from nver.fusion.batch_plans import ONE
 from nver.scaling.blas import product_address
 
-LAYERS = 6
-"""Weights and biases of the two dense layers and the LayerNorm."""
+KEPT = len(attention_members.Kept._fields)
 
 
 @final
@@ -45,8 +44,7 @@ class AttendCompiled(torch.autograd.Function):
         new, lanes = w_in.new_empty, LINE // w_in.itemsize
         room = -(-clips // lanes) * lanes
         x = [token.contiguous() for token in given[:own]]
-        turned = clips**2, 1, clips
-        maps = [part if part.stride() == turned else part.contiguous() for part in given[own:]]
+        maps = _dense(given[own:])
         copies = 0
         told: tuple[Tensor, ...] = (counts,) * 4  # but for counts, not looked at without copies
         if drop is not None:
@@ -59,13 +57,15 @@ class AttendCompiled(torch.autograd.Function):
             new(members, tokens * room),
         )
         out = new(members, clips, tokens * width)
-        ctx.sources, ctx.own, ctx.not_changed = sources, own, (*told, *made)
+        ctx.sources = sources
         ctx.sizes = (members, tokens, own, clips, width // HEADS, HEADS, copies)
-        ctx.save_for_backward(*layers, *maps)
+        kept = (*layers, *told, *made)
+        ctx.kinds = [part.dtype for part in kept]
+        ctx.save_for_backward(*kept, *maps)
         attention_members.forward(
             *_constants(out, ctx.sizes),
             _places(x, maps, sources, (None,) * len(maps)),
-            tuple([part.data_ptr() for part in (*layers, *told, *made)]),
+            tuple([part.data_ptr() for part in kept]),
             out.data_ptr(),
             residual.EPS,
         )
@@ -77,10 +77,13 @@ class AttendCompiled(torch.autograd.Function):
         if torch.is_grad_enabled():  # a graph of this is asked for, and there is none
             raise NotImplementedError("Attention in compiled loops has no second derivative.")
         saved = ctx.saved_tensors
-        layers, maps = saved[:LAYERS], saved[LAYERS:]
+        # Hooks on saved tensors may give them back otherwise than they were.
+        known = zip(saved[:KEPT], ctx.kinds, strict=True)
+        kept = [part.to(kind).contiguous() for part, kind in known]
+        maps = _dense([part.to(gradient.dtype) for part in saved[KEPT:]])
         members, _, own, clips, depth, heads, _ = ctx.sizes
         gradient, new, width = gradient.contiguous(), gradient.new_empty, heads * depth
-        d_w_in, d_b_in, d_w_out = map(torch.empty_like, layers[:3])
+        d_w_in, d_b_in, d_w_out = map(torch.empty_like, kept[:3])
         sums = new(3, members, width)
         d_x = [new(members, clips, width) for _ in range(own)]
         wanted = ctx.needs_input_grad[FIRST_TOKEN + own :]
@@ -89,11 +92,18 @@ class AttendCompiled(torch.autograd.Function):
         attention_members.backward(
             *_constants(gradient, ctx.sizes),
             _places(d_x, maps, ctx.sources, d_maps),
-            tuple([part.data_ptr() for part in (*layers, *ctx.not_changed)]),
+            tuple([part.data_ptr() for part in kept]),
             tuple([part.data_ptr() for part in made]),
         )
         d_scale, d_shift, d_b_out = sums.unbind()
         return None, d_w_in, d_b_in, d_w_out, d_b_out, d_scale, d_shift, *d_x, *d_maps
+
+
+def _dense(maps: Sequence[Tensor]) -> list[Tensor]:
+    """Return maps [members, clips, clips] without gaps, each row by row or transposed."""
+    turned = [(part.shape[1] ** 2, 1, part.shape[1]) for part in maps]
+    pairs = zip(maps, turned, strict=True)
+    return [part if part.stride() == lies else part.contiguous() for part, lies in pairs]
 
 
 def _constants(like: Tensor, sizes: tuple[int, ...]) -> tuple[int, Any, tuple[int, ...]]:

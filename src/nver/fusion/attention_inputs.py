@@ -83,16 +83,21 @@ def check(known: Known, layers: Sequence[Tensor], given: Sequence[Tensor]) -> No
     own = len(known.counts) - images
     copies = None if known.drop is None else len(known.drop.levels)
     shapes = _shapes(*given[0].shape, own, images, copies)
-    numbers = (*layers, *given, known.counts)
-    fits = [part.shape for part in (*layers, *given, *drop)] == shapes
-    kinds = {(part.dtype, part.is_cpu) for part in numbers}
-    kinds |= {(kind, part.is_cpu) for part in drop}
-    of_own = set(known.sources) <= set(range(own))
-    if fits and kinds == {(kind, True)} and of_own and not given[0].shape[2] % HEADS:
+    parts, numbers = (*layers, *given, *drop), (*layers, *given, known.counts)
+    types = {part.dtype for part in numbers}
+    drawn = {part.dtype for part in drop[:2]} or {torch.int16}
+    if (
+        [part.shape for part in parts] == shapes
+        and types == {kind}
+        and drawn == {torch.int16}
+        and {part.is_cpu for part in (*parts, known.counts)} == {True}
+        and set(known.sources) <= set(range(own))
+        and not given[0].shape[2] % HEADS
+    ):
         return
     raise SettingsError(
-        f"Expected tensors of one type on the CPU, shaped {shapes}, with a width that "
-        f"{HEADS} divides and images of the first {own} tokens, got (type, on the CPU) {kinds}, "
-        f"{[tuple(part.shape) for part in (*layers, *given, *drop)]} and images of "
-        f"{tuple(known.sources)}."
+        f"Expected tensors of one type on the CPU, shaped {shapes}, with a width that {HEADS} "
+        f"divides, bits and levels of int16, and images of the first {own} tokens, got {types} on "
+        f"{ {part.device for part in parts} }, shaped {[tuple(part.shape) for part in parts]}, "
+        f"bits and levels of {drawn}, and images of {tuple(known.sources)}."
     )

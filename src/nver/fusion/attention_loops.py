@@ -47,7 +47,7 @@ class Weighing(NamedTuple):
     levels : int
         Address of int16 [copies, tokens].
     copies : int
-        0: nothing is how.
+        0: nothing is dropped.
     shares : [tokens]
     """
 

@@ -27,7 +27,15 @@ from nver.fusion.attention_loops import (
 )
 from nver.fusion.residual_loops import add_and_norm, add_and_norm_back
 from nver.scaling.blas import Matrix, multiply
-from nver.scaling.compiled import address, aligned, carray, compiled, compiled_and_kept, pointer
+from nver.scaling.compiled import (
+    address,
+    aligned,
+    alive,
+    carray,
+    compiled,
+    compiled_and_kept,
+    pointer,
+)
 
 MAP, TURNED, SOURCE, D_MAP = range(4)
 """What is said of an image: the address of T, whether it lies transposed, of which token it is the
@@ -256,6 +264,7 @@ def forward(product, one, all_sizes, places, kept, out_at, eps):
         add_and_norm(one, sizes, x.at, layer, kept.counts, made, least)
         at = out_at + m * clips * sizes.tokens * width * sizes.size
         _to_clips(one, sizes, address(out), sizes.tokens * width, at, sizes.room)
+    return alive((seen_rows, out, desk_room)) + drawn.shape[0]  # their addresses were in use
 
 
 @compiled
@@ -324,3 +333,4 @@ def backward(product, one, all_sizes, places, kept, gradients):
         multiply(product, one, d_owned, _turned(x), d_w_in, shape, zero)
         multiply(product, one, _turned(w_in), d_owned, d_x, (width, owned, 3 * width), one)
         _hand_over(one, sizes, m, d_x.at, tokens)
+    return alive((rows, column_rows, desk_room, line_sums)) + drawn.shape[0]

@@ -220,8 +220,22 @@ def aligned(rows, columns, like):
 @compiled
 @no_type_check
 def address(array):
-    """Return where an array lies; numba's own number has no sign, and plus another is a float."""
+    """Return where an array lies; numba's own number has no sign, and plus another is a float.
+
+    An array that numba has made is freed after it is last named, whoever has its address: name it
+    once more when its address has been used (see `alive`).
+    """
     return np.int64(array.ctypes.data)
+
+
+@compiled
+@no_type_check
+def alive(arrays):
+    """Return a number of these arrays, which are not freed before this call."""
+    total = 0
+    for array in arrays:
+        total += array.shape[0]
+    return total
 
 
 @compiled

@@ -142,11 +142,14 @@ def solve(problem: Problem, keep: bool) -> Solution:
     before, blocks = v, [Block(0, SHORTEST, None, [], [])]
     for step in range(problem.iterations):
         new_u = rows_from(s, log_a, v)
-        if problem.tolerance > 0 and step and step % CHECK_EVERY == 0:
-            # The columns fit exactly after their update, and u - new_u is the log of the rows'
-            # mass relative to their weight.
-            mass = a * (u - new_u).masked_fill(a == 0, 0).exp()
-            active = active & ~((mass - a).abs().sum(-1) <= problem.tolerance)
+        if step and step % CHECK_EVERY == 0:
+            ended = new_u.isnan().any(-1)  # no iteration makes numbers of these again
+            if problem.tolerance > 0:
+                # The columns fit exactly after their update, and u - new_u is the log of the rows'
+                # mass relative to their weight.
+                mass = a * (u - new_u).masked_fill(a == 0, 0).exp()
+                ended |= (mass - a).abs().sum(-1) <= problem.tolerance
+            active = active & ~ended
             if not bool(active.any()):
                 break
         still = active.unsqueeze(-1)
