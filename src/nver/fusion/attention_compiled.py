@@ -60,7 +60,7 @@ class AttendCompiled(torch.autograd.Function):
         ctx.sources = sources
         ctx.sizes = (members, tokens, own, clips, width // HEADS, HEADS, copies)
         kept = (*layers, *told, *made)
-        ctx.kinds = [part.dtype for part in kept]
+        ctx.lay = [(part.dtype, True) for part in kept]
         ctx.save_for_backward(*kept, *maps)
         attention_members.forward(
             *_constants(out, ctx.sizes),
@@ -77,10 +77,11 @@ class AttendCompiled(torch.autograd.Function):
         if torch.is_grad_enabled():  # a graph of this is asked for, and there is none
             raise NotImplementedError("Attention in compiled loops has no second derivative.")
         saved = ctx.saved_tensors
+        kept, maps = list(saved[:KEPT]), _dense([part.to(gradient.dtype) for part in saved[KEPT:]])
         # Hooks on saved tensors may give them back otherwise than they were.
-        known = zip(saved[:KEPT], ctx.kinds, strict=True)
-        kept = [part.to(kind).contiguous() for part, kind in known]
-        maps = _dense([part.to(gradient.dtype) for part in saved[KEPT:]])
+        if [(part.dtype, part.is_contiguous()) for part in kept] != ctx.lay:
+            known = zip(kept, ctx.lay, strict=True)
+            kept = [part.to(kind).contiguous() for part, (kind, _) in known]
         members, _, own, clips, depth, heads, _ = ctx.sizes
         gradient, new, width = gradient.contiguous(), gradient.new_empty, heads * depth
         d_w_in, d_b_in, d_w_out = map(torch.empty_like, kept[:3])

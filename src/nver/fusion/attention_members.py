@@ -235,7 +235,7 @@ def forward(product, one, all_sizes, places, kept, out_at, eps):
     counts = carray(pointer(kept.counts, one), sizes.tokens)
     tokens, images = places[: sizes.own], places[sizes.own :].reshape(-1, ABOUT_IMAGE)
     whole, least = sizes.tokens * sizes.room, counts.dtype.type(eps)
-    seen_rows, out = _rows(counts, width, sizes), _rows(counts, width, sizes)
+    seen_rows = _rows(counts, width, sizes)  # and then what comes out
     drawn = np.zeros((sizes.heads * sizes.tokens**2, sizes.room), np.int16)
     desk_room = aligned(desk_lines(sizes), LINE // sizes.size, counts)
     seen = Matrix(address(seen_rows), whole, False)
@@ -260,11 +260,11 @@ def forward(product, one, all_sizes, places, kept, out_at, eps):
         layer, normed, deviations = _of_norm(sizes, kept, m)
         joined = Matrix(normed, whole, False)
         multiply(product, one, w_out, seen, joined, (width, whole, width), zero)
-        made = (normed, deviations, address(out))
+        made = (normed, deviations, seen.at)
         add_and_norm(one, sizes, x.at, layer, kept.counts, made, least)
         at = out_at + m * clips * sizes.tokens * width * sizes.size
-        _to_clips(one, sizes, address(out), sizes.tokens * width, at, sizes.room)
-    return alive((seen_rows, out, desk_room)) + drawn.shape[0]  # their addresses were in use
+        _to_clips(one, sizes, seen.at, sizes.tokens * width, at, sizes.room)
+    return alive((seen_rows, desk_room)) + drawn.shape[0]  # their addresses were in use
 
 
 @compiled
@@ -297,15 +297,12 @@ def backward(product, one, all_sizes, places, kept, gradients):
     counts = carray(pointer(kept.counts, one), sizes.tokens)
     tokens, images = places[: sizes.own], places[sizes.own :].reshape(-1, ABOUT_IMAGE)
     whole, owned = sizes.tokens * sizes.room, sizes.own * sizes.room
-    rows, column_rows = _rows(counts, 3 * width, sizes), _rows(counts, PARTS * width, sizes)
+    rows, column_rows = _rows(counts, 2 * width, sizes), _rows(counts, PARTS * width, sizes)
     drawn = np.zeros((sizes.heads * sizes.tokens**2, sizes.room), np.int16)
     desk_room = aligned(desk_lines(sizes), LINE // size, counts)
     line_sums = aligned(3 * width, LINE // size, counts)
     d_columns = address(column_rows)
     seen, d_seen = _part(sizes, address(rows), 0, 0), _part(sizes, address(rows), 1, 0)
-    d_out = _part(sizes, address(rows), 2, 0)
-    if sizes.room > sizes.clips:
-        rows[:] = 0
     how = _weighing(one, kept, address(drawn), sizes, copies)
     desk = desk_in(address(desk_room), sizes, copies)
     sums_of = carray(pointer(made.sums, one), (3, members, width))
@@ -315,8 +312,11 @@ def backward(product, one, all_sizes, places, kept, gradients):
         w_in, w_out, b_in, columns = _of_member(sizes, kept, m)
         layer, normed, deviations = _of_norm(sizes, kept, m)
         at = made.out + m * sizes.clips * sizes.tokens * width * size
-        _to_columns(one, sizes, at, sizes.tokens * width, d_out.at, sizes.room)
-        given = (d_out.at, normed, deviations)
+        if sizes.room > sizes.clips:
+            rows[:] = 0
+        # The gradient at the outcome is done with before what is seen is wanted again.
+        _to_columns(one, sizes, at, sizes.tokens * width, seen.at, sizes.room)
+        given = (seen.at, normed, deviations)
         sums = (sums_of[0, m], sums_of[1, m], sums_of[2, m])
         add_and_norm_back(one, sizes, given, layer[1], kept.counts, d_x.at, (line_sums, sums))
         if copies > 0:
