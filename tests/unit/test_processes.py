@@ -79,8 +79,7 @@ def test_no_process_outlives_the_one_that_was_killed(tmp_path):
         "from test_processes import endless\n"
         "stream(endless, 'ab', 2, pathlib.Path(sys.argv[1]), None, lambda result: None)"
     )
-    search = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
-    environment = {**os.environ, "PYTHONPATH": search}
+    environment = _finding_this_file()
     started = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], env=environment)
     while len(workers := list(tmp_path.iterdir())) < 2:
         assert started.poll() is None
@@ -109,12 +108,16 @@ def test_what_was_mapped_into_processes_is_not_reported_as_left_behind():
         "from test_processes import first\n"
         "stream(first, range(4), 2, numpy.zeros(300_000), None, print)"
     )
-    search = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
-    environment = {**os.environ, "PYTHONPATH": search}
+    environment = _finding_this_file()
     command = [sys.executable, "-c", code]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert ended.stdout.split() == ["0.0"] * 4
     assert not ended.stderr
+
+
+def _finding_this_file():
+    search = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
+    return {**os.environ, "PYTHONPATH": search}
 
 
 def _runs(number):

@@ -91,9 +91,7 @@ def _norm(
         normed, deviations, out = (builder.extract_value(given[4], i) for i in range(3))
         of = Extent(*(builder.extract_value(given[5], i) for i in range(3)))
         share, least = _share(code, of.width), code.spread(given[6])
-        none, nan, unit = (
-            ir.Constant(code.vector, [value] * code.lanes) for value in (0.0, math.nan, 1.0)
-        )
+        none, nan, unit = (code.all(code.vector, value) for value in (0.0, math.nan, 1.0))
 
         def some(numbers: list[Any]) -> None:
             columns = _Columns(code, of, numbers, given[3])
