@@ -133,6 +133,58 @@ def _norm(
     return types.void(one, x, layer, counts, made, extent, eps), write
 
 
+def _add(code: Lines, values: list[Any], sums: Any, i: Any) -> None:
+    """Add values to line i of the sums."""
+    total = code.get(sums, i)
+    for value in values:
+        total = code.plus(total, value)
+    code.put(total, sums, i)
+
+
+def _few_back(
+    columns: _Columns, places: tuple[Any, Any, Any, Any], weight: Any, sums: list[Any]
+) -> None:
+    """Write the way back of a few columns.
+
+    `places` are those of the gradient at the outcome, of what was normed, of one over the
+    deviations, and of the gradient that is set; `sums` those of weight, bias and added.
+    """
+    code, builder = columns.code, columns.code.builder
+    gradients, seens = columns.outcome(places[0]), columns.starts(places[1])
+    ends, share = columns.starts(places[3]), _share(code, columns.extent.width)
+    shared, along = columns.variables(), columns.variables()
+
+    def read(i: Any) -> tuple[Any, list[Any], list[Any]]:
+        found = [
+            code.times(code.get(place, i, columns.token_row), count)
+            for place, count in zip(gradients, columns.counts, strict=True)
+        ]
+        return code.number(weight, i), found, [code.get(place, i, columns.row) for place in seens]
+
+    with columns.each() as i:
+        scale, found, rows = read(i.index)
+        both = [code.times(g, row) for g, row in zip(found, rows, strict=True)]
+        _add(code, both, sums[0], i.index)
+        _add(code, found, sums[1], i.index)
+        for n, (g, product) in enumerate(zip(found, both, strict=True)):
+            code.add_to(shared[n], g, scale)
+            code.add_to(along[n], product, scale)
+    factors = [code.get(places[2], number) for number in columns.numbers]
+    parts = [
+        [code.times(code.times(builder.load(total), share), factor) for total in pair]
+        for pair, factor in zip(zip(shared, along, strict=True), factors, strict=True)
+    ]
+    with columns.each() as i:
+        scale, found, rows = read(i.index)
+        values = []
+        for n, (g, row) in enumerate(zip(found, rows, strict=True)):
+            value = code.times(code.times(g, scale), factors[n])
+            off = code.plus(parts[n][0], code.times(row, parts[n][1]))
+            values.append(_minus(code, value, off))
+            code.put(values[-1], ends[n], i.index, columns.row)
+        _add(code, values, sums[2], i.index)
+
+
 def _norm_back(
     typing: Any, one: Any, seen: Any, weight: Any, counts: Any, d_x: Any, sums: Any, extent: Any
 ) -> Any:
@@ -140,53 +192,11 @@ def _norm_back(
         code = Lines(context, builder, one)
         gradient, normed, deviations = (builder.extract_value(given[1], i) for i in range(3))
         of = Extent(*(builder.extract_value(given[6], i) for i in range(3)))
-        d_weight = given[5]
-        d_bias, d_added = (
-            code.place(d_weight, builder.mul(code.integer(i), of.width)) for i in (1, 2)
-        )
-        share = _share(code, of.width)
-
-        def add(values: list[Any], sums: Any, i: Any) -> None:
-            total = code.get(sums, i)
-            for value in values:
-                total = code.plus(total, value)
-            code.put(total, sums, i)
+        parts = [code.place(given[5], builder.mul(code.integer(i), of.width)) for i in range(3)]
+        places = gradient, normed, deviations, given[4]
 
         def some(numbers: list[Any]) -> None:
-            columns = _Columns(code, of, numbers, given[3])
-            gradients, seens = columns.outcome(gradient), columns.starts(normed)
-            ends = columns.starts(given[4])
-            shared, along = columns.variables(), columns.variables()
-
-            def read(i: Any) -> tuple[list[Any], list[Any]]:
-                found = [
-                    code.times(code.get(place, i, columns.token_row), count)
-                    for place, count in zip(gradients, columns.counts, strict=True)
-                ]
-                return found, [code.get(place, i, columns.row) for place in seens]
-
-            with columns.each() as i:
-                scale, (found, rows) = code.number(given[2], i.index), read(i.index)
-                both = [code.times(g, row) for g, row in zip(found, rows, strict=True)]
-                add(both, d_weight, i.index)
-                add(found, d_bias, i.index)
-                for n, (g, product) in enumerate(zip(found, both, strict=True)):
-                    code.add_to(shared[n], g, scale)
-                    code.add_to(along[n], product, scale)
-            factors = [code.get(deviations, number) for number in numbers]
-            parts = [
-                [code.times(code.times(builder.load(total), share), factor) for total in pair]
-                for pair, factor in zip(zip(shared, along, strict=True), factors, strict=True)
-            ]
-            with columns.each() as i:
-                scale, (found, rows) = code.number(given[2], i.index), read(i.index)
-                values = []
-                for n, (g, row) in enumerate(zip(found, rows, strict=True)):
-                    value = code.times(code.times(g, scale), factors[n])
-                    off = code.plus(parts[n][0], code.times(row, parts[n][1]))
-                    values.append(_minus(code, value, off))
-                    code.put(values[-1], ends[n], i.index, columns.row)
-                add(values, d_added, i.index)
+            _few_back(_Columns(code, of, numbers, given[3]), places, given[2], parts)
 
         code.few(builder.mul(of.tokens, of.chunks), some)
         return context.get_dummy_value()
